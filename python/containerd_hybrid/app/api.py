@@ -1,0 +1,105 @@
+"""Plug-ins: named parts of the daemon, what they need, and how each is made.
+
+The list of built-ins is explicit (``app/builtins.py``), in the order in which they appear there;
+the graph starts each after those of the types it requires. A plug-in is a function from an
+:class:`InitContext` to an instance. What it needs it takes from the context by type (and id), never
+from a global.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from containerd_hybrid.errors import HybridError
+from containerd_hybrid.model import Platform
+
+T = TypeVar("T")
+ConfigClass: TypeAlias = type[Any]
+
+
+class PluginType(enum.StrEnum):
+    """containerd's plug-in types, by the names that its configuration and introspection use."""
+
+    CONTENT = "io.containerd.content.v1"
+    IMAGE_VERIFIER = "io.containerd.image-verifier.v1"
+    INTERNAL = "io.containerd.internal.v1"
+    WARNING = "io.containerd.warning.v1"
+    EVENT = "io.containerd.event.v1"
+    MOUNT_HANDLER = "io.containerd.mount-handler.v1"
+    SNAPSHOTTER = "io.containerd.snapshotter.v1"
+    MONITOR_TASK = "io.containerd.monitor.task.v1"
+    METADATA = "io.containerd.metadata.v1"
+    GC = "io.containerd.gc.v1"
+    SERVER = "io.containerd.server.v1"
+    TRACING_PROCESSOR = "io.containerd.tracing.processor.v1"
+    NRI = "io.containerd.nri.v1"
+    TTRPC = "io.containerd.ttrpc.v1"
+    SERVICE = "io.containerd.service.v1"
+    DIFFER = "io.containerd.differ.v1"
+    MOUNT_MANAGER = "io.containerd.mount-manager.v1"
+    SHIM = "io.containerd.shim.v1"
+    RUNTIME = "io.containerd.runtime.v2"
+    GRPC = "io.containerd.grpc.v1"
+    LEASE = "io.containerd.lease.v1"
+    SANDBOX_STORE = "io.containerd.sandbox.store.v1"
+    SANDBOX_CONTROLLER = "io.containerd.sandbox.controller.v1"
+    PODSANDBOX_CONTROLLER = "io.containerd.podsandbox.controller.v1"
+    TRANSFER = "io.containerd.transfer.v1"
+    CRI = "io.containerd.cri.v1"
+    STREAMING = "io.containerd.streaming.v1"
+    MONITOR_CONTAINER = "io.containerd.monitor.container.v1"
+    METRICS = "io.containerd.metrics.v1"
+    HTTP = "io.containerd.http.v1"
+
+
+class SkipPlugin(HybridError):
+    """Raised by a plug-in that cannot work here (a file system, a device); not a failure of the daemon."""
+
+    code = "UNIMPLEMENTED"
+
+
+class InitContext(Protocol):
+    """What a plug-in is given when it is made. ``config`` is its frozen configuration value."""
+
+    root: Path
+    state: Path
+    config: Any
+
+    def get(self, type: PluginType, kind: type[T], id: str | None = None) -> T:
+        """The instance of another plug-in, checked to be of ``kind``; without ``id`` the only one of its type.
+
+        Raises:
+            NotFoundError: there is none, or it failed to start; the message says which and why.
+        """
+        ...
+
+    def all(self, type: PluginType, kind: type[T]) -> dict[str, T]:
+        """All instances of a type by id, in start order, without those that failed."""
+        ...
+
+    def on_close(self, action: Callable[[], Any]) -> None:
+        """Run ``action`` (sync or async) when the daemon stops, in reverse order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A registration: ``config`` is a frozen dataclass whose fields are the keys of its TOML table."""
+
+    type: PluginType
+    id: str
+    init: Callable[[InitContext], Any]
+    requires: tuple[PluginType, ...] = ()
+    config: ConfigClass | None = None
+    capabilities: tuple[str, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """``type.id`` as configuration names it."""
+        return f"{self.type}.{self.id}"

@@ -1,0 +1,171 @@
+"""Content: blobs named by their digest, and the ingests that become blobs.
+
+Life cycle: ``open_ingest(ref)`` → ``write``… → ``commit`` (verifies size and digest, then the blob is
+visible) or ``abort``. An ingest outlives the call that made it: opening the same ``ref`` again
+resumes at its offset. One ingest has one writer at a time; a second one gets UnavailableError.
+
+A :class:`BlobStore` is the folder on disk and knows no namespaces. A :class:`ContentStore` is what
+clients see: per namespace, with labels, leases and the sharing policy.
+
+All times are Unix nanoseconds, all sizes bytes. Source: containerd.services.content.v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from containerd_hybrid.model import Digest, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """A committed blob as one namespace sees it."""
+
+    digest: Digest
+    size: int
+    created_at: int
+    updated_at: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestStatus:
+    """How far an ingest is. ``total`` is 0 and ``expected`` None while they are unknown."""
+
+    ref: str
+    offset: int
+    total: int
+    expected: Digest | None
+    started_at: int
+    updated_at: int
+
+
+class Ingest(Protocol):
+    """The one open writer of an ingest; closing it keeps the bytes for a later resume."""
+
+    @property
+    def status(self) -> IngestStatus:
+        """Where the ingest stands now."""
+        ...
+
+    async def write(self, data: bytes, offset: int | None = None) -> int:
+        """Append ``data`` and return the new offset.
+
+        ``offset`` says where the caller believes to be; a value other than the present offset is
+        OutOfRangeError, except 0 … offset which truncates (as containerd's Write does).
+        """
+        ...
+
+    async def digest(self) -> Digest:
+        """The digest of the bytes written so far."""
+        ...
+
+    async def truncate(self, size: int) -> None:
+        """Throw away what lies behind ``size``; only 0 and the present offset are possible."""
+        ...
+
+    async def commit(
+        self, size: int = 0, expected: Digest | None = None, labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """Verify and make the blob visible; the ingest is gone afterwards.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError: nothing becomes visible.
+            AlreadyExistsError: this namespace has the blob; the ingest is removed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release the ingest for another writer, keeping its bytes."""
+        ...
+
+
+class ContentStore(Protocol):
+    """Namespaced content; every method raises NotFoundError for what the namespace does not have."""
+
+    async def info(self, scope: Scope, digest: Digest) -> ContentInfo: ...
+
+    async def update(
+        self, scope: Scope, digest: Digest, labels: Mapping[str, str], fieldpaths: Sequence[str] = ()
+    ) -> ContentInfo:
+        """Replace labels (no field paths, or ``labels``) or single ones (``labels.KEY``)."""
+        ...
+
+    def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[ContentInfo]:
+        """All blobs for which one of the filters holds, in digest order."""
+        ...
+
+    async def delete(self, scope: Scope, digest: Digest) -> None:
+        """Forget the blob in this namespace; its bytes go with the last namespace, at collection."""
+        ...
+
+    async def open_blob(self, scope: Scope, digest: Digest) -> int:
+        """A read-only descriptor of the blob's file; the caller closes it."""
+        ...
+
+    async def read_at(self, scope: Scope, digest: Digest, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes at ``offset``; for manifests and ranged reads."""
+        ...
+
+    async def open_ingest(
+        self, scope: Scope, ref: str, total: int = 0, expected: Digest | None = None
+    ) -> Ingest:
+        """Begin or resume the ingest ``ref``.
+
+        Raises:
+            AlreadyExistsError: ``expected`` is already in this namespace.
+            UnavailableError: somebody else has it open.
+        """
+        ...
+
+    async def ingest_status(self, scope: Scope, ref: str) -> IngestStatus: ...
+
+    async def list_ingests(self, scope: Scope, filters: Sequence[str] = ()) -> list[IngestStatus]: ...
+
+    async def abort(self, scope: Scope, ref: str) -> None:
+        """Remove the ingest and its bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStat:
+    """A blob's file: its size and when it was committed (Unix nanoseconds)."""
+
+    digest: Digest
+    size: int
+    created_at: int
+
+
+class BlobIngest(Protocol):
+    """An open ingest folder of a :class:`BlobStore`. Methods block: call them in a thread."""
+
+    offset: int
+    started_at: int
+    updated_at: int
+
+    def write(self, data: bytes) -> int: ...
+    def digest(self) -> Digest: ...
+    def truncate(self) -> None: ...
+    def commit(self, size: int, expected: Digest | None) -> BlobStat:
+        """Verify, sync as configured, and rename into place; an existing equal blob is kept."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlobStore(Protocol):
+    """Blobs and ingests on disk, laid out as containerd lays them out. Methods block: call in a thread."""
+
+    def stat(self, digest: Digest) -> BlobStat: ...
+    def open(self, digest: Digest) -> int: ...
+    def remove(self, digest: Digest) -> None: ...
+    def walk(self) -> Iterable[BlobStat]: ...
+    def open_ingest(self, key: str, total: int, expected: Digest | None) -> BlobIngest: ...
+    def ingest_offset(self, key: str) -> tuple[int, int, int]:
+        """Offset, started and updated time of an ingest that need not be open."""
+        ...
+
+    def ingest_keys(self) -> Iterable[str]: ...
+    def remove_ingest(self, key: str) -> None: ...

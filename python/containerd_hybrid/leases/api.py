@@ -1,0 +1,47 @@
+"""Leases: what they name is not collected (containerd.services.leases.v1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from containerd_hybrid.model import Scope
+
+EXPIRE_LABEL = "containerd.io/gc.expire"
+FLAT_LABEL = "containerd.io/gc.flat"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """``labels`` may hold an RFC 3339 expiry under ``containerd.io/gc.expire``."""
+
+    id: str
+    created_at: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseResource:
+    """``type`` is ``content``, ``ingests``, ``images`` or ``snapshots/<snapshotter>``."""
+
+    type: str
+    id: str
+
+
+class LeaseManager(Protocol):
+    """Leases of a namespace."""
+
+    async def create(self, scope: Scope, id: str = "", labels: Mapping[str, str] | None = None) -> Lease:
+        """An empty ``id`` is filled with a fresh one."""
+        ...
+
+    async def delete(self, scope: Scope, id: str) -> None: ...
+
+    async def list(self, scope: Scope, filters: Sequence[str] = ()) -> Sequence[Lease]: ...
+
+    async def add_resource(self, scope: Scope, id: str, resource: LeaseResource) -> None: ...
+
+    async def delete_resource(self, scope: Scope, id: str, resource: LeaseResource) -> None: ...
+
+    async def list_resources(self, scope: Scope, id: str) -> Sequence[LeaseResource]: ...

@@ -1,0 +1,91 @@
+"""Metadata: who owns what, in one SQLite file. See ``docs/schema.md`` for the tables.
+
+Stores work through a :class:`Database`: functions over a connection, run off the event loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """A write transaction in progress; everything in it happens or nothing does."""
+
+    @property
+    def connection(self) -> sqlite3.Connection: ...
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Run ``action`` on the event loop once the transaction is durable (publishing events)."""
+        ...
+
+
+class Database(Protocol):
+    """One writer, many readers; both off the event loop.
+
+    Writes that wait at the same moment share one transaction and one sync, each in a savepoint of
+    its own, so an error undoes only the write that raised it.
+    """
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
+
+    async def write(self, work: Callable[[Transaction], T]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace and its labels."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class NamespaceStore(Protocol):
+    """Namespaces (containerd.services.namespaces.v1)."""
+
+    async def get(self, name: str) -> Namespace: ...
+    async def list(self) -> list[Namespace]: ...
+    async def create(self, name: str, labels: Mapping[str, str] | None = None) -> Namespace: ...
+    async def update(
+        self, name: str, labels: Mapping[str, str], fieldpaths: Sequence[str] = ()
+    ) -> Namespace: ...
+    async def delete(self, name: str) -> None:
+        """FailedPreconditionError names what is still in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedNode:
+    """One thing the collector removed (or would remove): ``type`` as in a lease resource."""
+
+    namespace: str
+    type: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionReport:
+    """What one run of the collector did; ``seconds`` is its duration."""
+
+    removed: tuple[CollectedNode, ...]
+    seconds: float
+
+
+class Collector(Protocol):
+    """Garbage collection over the label graph (containerd's docs/garbage-collection.md)."""
+
+    async def collect(self, *, dry_run: bool = False) -> CollectionReport:
+        """Remove every record that no root reaches, then its bytes and folders."""
+        ...
+
+    def trigger(self) -> None:
+        """Something was deleted: collect soon, as the scheduler's settings say."""
+        ...
+
+    async def why(self, namespace: str, type: str, key: str) -> list[CollectedNode]:
+        """One chain of references from a root to this node; empty when nothing holds it."""
+        ...

@@ -1,0 +1,117 @@
+"""Snapshots: the file systems that layers are applied to and containers run on.
+
+Life cycle: ``prepare(key, parent)`` gives an active snapshot whose mounts may be written;
+``commit(name, key)`` turns it into an immutable one under a new name; ``view(key, parent)`` gives a
+read-only one that cannot be committed. A parent is always committed. Only a snapshot without
+children can be removed. The first parent is ``""``.
+
+A :class:`Snapshotter` is what clients see: names, labels, namespaces. A :class:`SnapshotDriver`
+makes folders and mounts for numbered snapshots and knows nothing else, so that names, parents and
+driver state change in one transaction of the metadata store.
+
+Times are Unix nanoseconds, sizes bytes. Source: containerd.services.snapshots.v1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from containerd_hybrid.model import Mount, Scope
+
+
+class Kind(enum.Enum):
+    """What may be done with a snapshot."""
+
+    VIEW = "view"
+    ACTIVE = "active"
+    COMMITTED = "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot as one namespace sees it."""
+
+    kind: Kind
+    name: str
+    parent: str
+    created_at: int
+    updated_at: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disk space of a snapshot without its parents: bytes and inodes."""
+
+    size: int
+    inodes: int
+
+
+class Snapshotter(Protocol):
+    """One snapshotter, namespaced. NotFoundError for unknown keys, AlreadyExistsError for taken ones."""
+
+    name: str
+
+    async def stat(self, scope: Scope, key: str) -> SnapshotInfo: ...
+
+    async def update(
+        self, scope: Scope, key: str, labels: Mapping[str, str], fieldpaths: Sequence[str] = ()
+    ) -> SnapshotInfo: ...
+
+    async def usage(self, scope: Scope, key: str) -> Usage: ...
+
+    async def mounts(self, scope: Scope, key: str) -> list[Mount]:
+        """The mounts of an active or view snapshot; FailedPreconditionError for a committed one."""
+        ...
+
+    async def prepare(
+        self, scope: Scope, key: str, parent: str = "", labels: Mapping[str, str] | None = None
+    ) -> list[Mount]: ...
+
+    async def view(
+        self, scope: Scope, key: str, parent: str = "", labels: Mapping[str, str] | None = None
+    ) -> list[Mount]: ...
+
+    async def commit(
+        self, scope: Scope, name: str, key: str, labels: Mapping[str, str] | None = None
+    ) -> None: ...
+
+    async def remove(self, scope: Scope, key: str) -> None:
+        """FailedPreconditionError while the snapshot has children."""
+        ...
+
+    def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]: ...
+
+    async def cleanup(self) -> None:
+        """Remove what no record knows: folders of removed or half-made snapshots."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSnapshot:
+    """A numbered snapshot as a driver sees it; ``parents`` has the nearest first."""
+
+    id: int
+    kind: Kind
+    parents: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class SnapshotDriver(Protocol):
+    """Folders and mounts of one file system. Methods block: call them in a thread.
+
+    ``create`` is called before the record is committed and must be undone by ``remove``; a crash in
+    between leaves a folder without a record, which ``ids`` lets the clean-up find.
+    """
+
+    name: str
+
+    def create(self, snapshot: DriverSnapshot) -> None: ...
+    def mounts(self, snapshot: DriverSnapshot) -> list[Mount]: ...
+    def commit(self, snapshot: DriverSnapshot) -> Usage: ...
+    def usage(self, snapshot: DriverSnapshot) -> Usage: ...
+    def remove(self, id: int) -> None: ...
+    def ids(self) -> list[int]: ...

@@ -1,0 +1,158 @@
+"""Tasks: running containers and the processes in them (containerd.services.tasks.v1).
+
+Life cycle: ``create`` (bundle, shim, process created but not started) → ``start`` → … → the init
+process exits → ``delete``. Execs live beside it: ``exec`` → ``start(exec_id)`` → ``delete_process``.
+An ``exec_id`` of ``""`` means the container's init process. Times are Unix nanoseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from containerd_hybrid.model import Mount, Scope
+from containerd_hybrid.model.any import AnyValue
+
+
+class Status(enum.IntEnum):
+    """State of a process; the numbers are those of containerd.v1.types.Status."""
+
+    UNKNOWN = 0
+    CREATED = 1
+    RUNNING = 2
+    STOPPED = 3
+    PAUSED = 4
+    PAUSING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """Where a process's streams are: FIFO paths or ``file://``, ``binary://`` URIs; empty is /dev/null."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as its shim reports it; ``exited_at`` is 0 while it runs."""
+
+    container_id: str
+    exec_id: str
+    pid: int
+    status: Status
+    stdio: Stdio
+    exit_status: int = 0
+    exited_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended; ``status`` is 128 + signal when it was killed."""
+
+    pid: int
+    status: int
+    exited_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process in a container, with runtime specific details."""
+
+    pid: int
+    info: AnyValue | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Cgroup figures of a container at a time; ``data`` is a cgroup v1 or v2 Metrics message."""
+
+    timestamp: int
+    id: str
+    data: AnyValue
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTask:
+    """What a client says when it creates a task."""
+
+    container_id: str
+    rootfs: tuple[Mount, ...] = ()
+    stdio: Stdio = Stdio()
+    checkpoint: str = ""
+    options: AnyValue | None = None
+    runtime_path: str = ""
+
+
+class TaskManager(Protocol):
+    """Tasks of a namespace.
+
+    Every method raises NotFoundError for a container without a task ("no running task found" as
+    clients expect), UnavailableError when its shim does not answer.
+    """
+
+    async def create(self, scope: Scope, request: CreateTask) -> int:
+        """Start the shim (or join its group's) and create the init process; its pid.
+
+        Raises:
+            NotFoundError: no such container, or no such runtime.
+            AlreadyExistsError: it has a task.
+        """
+        ...
+
+    async def start(self, scope: Scope, container_id: str, exec_id: str = "") -> int: ...
+
+    async def exec(
+        self, scope: Scope, container_id: str, exec_id: str, spec: AnyValue, stdio: Stdio
+    ) -> None: ...
+
+    async def get(self, scope: Scope, container_id: str, exec_id: str = "") -> Process: ...
+
+    async def list(self, scope: Scope, filters: Sequence[str] = ()) -> Sequence[Process]: ...
+
+    async def wait(self, scope: Scope, container_id: str, exec_id: str = "") -> Exit: ...
+
+    async def kill(
+        self, scope: Scope, container_id: str, signal: int, exec_id: str = "", *, all: bool = False
+    ) -> None: ...
+
+    async def delete(self, scope: Scope, container_id: str) -> Exit:
+        """FailedPreconditionError while it runs. Ends the shim when it was its last container."""
+        ...
+
+    async def delete_process(self, scope: Scope, container_id: str, exec_id: str) -> Exit: ...
+
+    async def pause(self, scope: Scope, container_id: str) -> None: ...
+
+    async def resume(self, scope: Scope, container_id: str) -> None: ...
+
+    async def resize_pty(
+        self, scope: Scope, container_id: str, exec_id: str, width: int, height: int
+    ) -> None: ...
+
+    async def close_io(self, scope: Scope, container_id: str, exec_id: str, *, stdin: bool) -> None: ...
+
+    async def pids(self, scope: Scope, container_id: str) -> Sequence[ProcessInfo]: ...
+
+    async def update(
+        self, scope: Scope, container_id: str, resources: AnyValue, annotations: Mapping[str, str]
+    ) -> None: ...
+
+    async def metrics(self, scope: Scope, filters: Sequence[str] = ()) -> Sequence[Metric]: ...
+
+    async def checkpoint(
+        self, scope: Scope, container_id: str, path: str, options: AnyValue | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionReport:
+    """What a starting daemon found in its state folder."""
+
+    adopted: tuple[str, ...] = ()
+    cleaned: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""Unpacking: the layers of an image become a stack of committed snapshots named by chain ID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackProgress:
+    """One layer's state: ``extracting``, ``exists`` or ``done``; sizes in bytes."""
+
+    layer: Descriptor
+    state: str
+    chain_id: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedImage:
+    """The manifest that was chosen and the snapshot (chain ID) of its top layer."""
+
+    manifest: Descriptor
+    config: Descriptor
+    chain_id: Digest
+    snapshotter: str
+
+
+class Unpacker(Protocol):
+    """Unpacks images; safe to call twice at once for the same image."""
+
+    async def unpack(
+        self,
+        scope: Scope,
+        target: Descriptor,
+        platform: Platform,
+        snapshotter: str = "",
+        *,
+        progress: Callable[[UnpackProgress], None] | None = None,
+    ) -> UnpackedImage:
+        """Apply the layers that are not there yet, each visible only when its diff ID matched.
+
+        Sets ``containerd.io/gc.ref.snapshot.<snapshotter>`` on the config blob and
+        ``containerd.io/uncompressed`` on the layers, as containerd's client does.
+        """
+        ...
