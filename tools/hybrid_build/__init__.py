@@ -1,1 +1,58 @@
-"""build"""
+"""The build backend (PEP 517 and 660): maturin, and before it what maturin cannot do.
+
+Maturin builds one artefact, the native module. Our wheel also holds Python modules generated from `proto/`
+and a second Rust program, the shim. Each hook therefore
+
+1. generates the protobuf modules in place (`protos`),
+2. builds the shim with cargo and lays it, with the files of `share/`, in `target/wheel-data/` (`programs`),
+   which `[tool.maturin] data` names: the wheel's `.data` folder, of which pip puts `scripts/` on PATH and
+   `data/` below the environment's prefix,
+3. hands over to maturin.
+
+The Makefile runs the same steps one by one: `python -m hybrid_build` with `tools/` on the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import maturin
+
+from hybrid_build import programs, protos
+
+ROOT = Path(__file__).resolve().parents[2]
+
+get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
+get_requires_for_build_editable = maturin.get_requires_for_build_editable
+get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
+build_sdist = maturin.build_sdist
+
+_Settings = Mapping[str, Any] | None
+
+
+def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: _Settings = None) -> str:
+    return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: _Settings = None) -> str:
+    return maturin.prepare_metadata_for_build_editable(metadata_directory, config_settings)
+
+
+def build_wheel(
+    wheel_directory: str, config_settings: _Settings = None, metadata_directory: str | None = None
+) -> str:
+    protos.generate(ROOT)
+    programs.lay_wheel_data(ROOT, programs.build_shim(ROOT, locked=True))
+    return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
+
+
+def build_editable(
+    wheel_directory: str, config_settings: _Settings = None, metadata_directory: str | None = None
+) -> str:
+    protos.generate(ROOT)
+    shim = programs.build_shim(ROOT)
+    programs.place_shim(ROOT, shim)
+    programs.lay_wheel_data(ROOT, shim)
+    return maturin.build_editable(wheel_directory, config_settings, metadata_directory)

@@ -1,0 +1,113 @@
+# `make help` lists the verbs. Everything is made inside the work tree; VENV=PATH uses another environment.
+
+VENV ?= .venv
+PYTHON ?= python3
+PROFILE ?= release
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+
+override VENV := $(abspath $(VENV))
+PY := $(VENV)/bin/python
+BUILD := PYTHONPATH=tools $(PY) -m hybrid_build
+REQUIREMENTS := $(VENV)/.containerd-hybrid-requirements
+INSTALLED := $(VENV)/.containerd-hybrid-installed
+PROTO_STAMP := target/.proto-stamp
+PROTOS := $(shell find proto -name '*.proto')
+
+# Programs of the environment first: pip's build looks for maturin and protoc-gen-mypy on PATH.
+export PATH := $(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
+	unit contract integration recovery bench fuzz clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- build ----------------------------------------------------------------------------------------------
+
+venv: $(REQUIREMENTS) ## the Python environment with what development needs (.venv, or VENV=PATH)
+
+$(REQUIREMENTS): pyproject.toml tools/hybrid_build/requirements.py
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name it: make PYTHON=...") \
+	  if sys.version_info < (3, 11) else None'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) tools/hybrid_build/requirements.py dev | $(PY) -m pip install --quiet --requirement /dev/stdin
+	@touch $@
+
+system-packages: ## install missing Debian packages (needs root)
+	@scripts/install-system-packages
+
+# The editable install gives the programs and the distribution's metadata; what it built is then kept
+# fresh in place, which is quicker than installing anew.
+dev: $(INSTALLED) proto native shim ## build in place: protobuf modules, native module, shim
+
+$(INSTALLED): $(REQUIREMENTS) pyproject.toml Cargo.toml
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+proto: $(PROTO_STAMP) ## generate the protobuf modules
+
+$(PROTO_STAMP): $(PROTOS) $(REQUIREMENTS) tools/hybrid_build/protos.py
+	@$(BUILD) proto
+	@mkdir -p $(@D) && touch $@
+
+native: $(REQUIREMENTS) ## build the native module into python/ (PROFILE=dev builds quicker, runs slower)
+	@PYO3_PYTHON=$(PY) $(BUILD) native $(PROFILE)
+
+shim: $(REQUIREMENTS) ## build the shim into python/containerd_hybrid/_bin/
+	@$(BUILD) shim $(PROFILE)
+
+wheel: $(REQUIREMENTS) ## build dist/containerd_hybrid-*.whl
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls -l dist/*.whl
+
+sdist: $(REQUIREMENTS) ## build dist/containerd_hybrid-*.tar.gz
+	$(VENV)/bin/maturin sdist --quiet --out dist
+	@ls -l dist/*.tar.gz
+
+clean: ## remove what was built (the environment too)
+	rm -rf target dist .venv .pytest_cache .mypy_cache .ruff_cache .benchmarks python/containerd_hybrid/_bin
+	rm -f python/containerd_hybrid/*.so
+	find python/containerd_hybrid/proto -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
+	find python tests benches tools -name __pycache__ -prune -exec rm -rf {} +
+
+# --- see it work ----------------------------------------------------------------------------------------
+
+demo: system-packages dev ## from an image archive to a running container, in one go
+	@scripts/demo
+
+# --- test -----------------------------------------------------------------------------------------------
+
+test: system-packages dev lint rust-test ## everything that CI runs: lint, Rust tests, Python tests
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: dev ## ruff, mypy, stubtest, rustfmt, clippy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	MYPYPATH=python $(PY) -m mypy.stubtest --concise containerd_hybrid._native
+	cargo fmt --all --check
+	PYO3_PYTHON=$(PY) cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+fmt: $(REQUIREMENTS) ## format Python and Rust
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	cargo fmt --all
+
+# The native crate is glue without tests of its own, and cannot be linked outside a Python process.
+rust-test: ## cargo test
+	cargo test --quiet --workspace --exclude containerd-hybrid-native
+
+unit contract integration recovery: dev ## pytest on that folder of tests/ (PYTEST_ARGS="-k NAME")
+	$(PY) -m pytest tests/$@ $(PYTEST_ARGS)
+
+bench: dev ## benchmarks, beside an installed containerd
+	$(PY) -m pytest benches $(PYTEST_ARGS)
+
+fuzz: ## each fuzz target of rust/layer for FUZZ_SECONDS (needs cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
+	cd rust/layer && for target in $$(cargo fuzz list); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done

@@ -1,0 +1,41 @@
+"""Finds the programs that are installed with this package."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+from containerd_hybrid.errors import NotFoundError
+
+DISTRIBUTION = "containerd-hybrid"
+SHIM = "containerd-shim-hybrid-v2"
+
+
+def shim_path() -> Path:
+    """The absolute path of the shim program.
+
+    A work tree has it in `containerd_hybrid/_bin/`, where `make dev` puts it; an installed wheel in the
+    environment's scripts folder, whose place the distribution's own record tells.
+
+    Raises:
+        NotFoundError: it is in neither place, or may not be executed.
+    """
+    in_tree = Path(__file__).resolve().parent / "_bin" / SHIM
+    candidates = [in_tree, *_recorded(SHIM)]
+    for path in candidates:
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    looked = ", ".join(str(path) for path in candidates)
+    raise NotFoundError(
+        f"the shim program {SHIM} is not installed (looked at {looked}): reinstall the package"
+        f" {DISTRIBUTION}, or run `make dev` in a work tree"
+    )
+
+
+def _recorded(name: str) -> list[Path]:
+    try:
+        files = metadata.files(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())).resolve() for file in files or () if file.name == name]

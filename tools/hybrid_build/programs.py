@@ -1,0 +1,76 @@
+"""Builds the Rust artefacts with cargo and puts them where Python, or maturin, looks for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SHIM = "containerd-shim-hybrid-v2"
+_PACKAGE = Path("python/containerd_hybrid")
+
+
+def build_shim(root: Path, *, profile: str = "release", locked: bool = False) -> Path:
+    """Build the shim program; its path in cargo's target folder."""
+    for artefact in _cargo_build(root, "containerd-hybrid-shim", profile, locked):
+        executable = artefact.get("executable")
+        if executable is not None and Path(executable).name == SHIM:
+            return Path(executable)
+    raise SystemExit(f"cargo built no program {SHIM}: see [[bin]] in rust/shim/Cargo.toml")
+
+
+def build_native(root: Path, *, profile: str = "release") -> Path:
+    """Build the native module; the path of the shared library in cargo's target folder."""
+    for artefact in _cargo_build(root, "containerd-hybrid-native", profile, locked=False):
+        if "cdylib" in artefact["target"]["kind"] and "containerd-hybrid-native" in artefact["package_id"]:
+            return next(Path(name) for name in artefact["filenames"] if name.endswith(".so"))
+    raise SystemExit("cargo built no cdylib: see [lib] in rust/native/Cargo.toml")
+
+
+def place_native(root: Path, library: Path) -> None:
+    """Put the native module where `import containerd_hybrid._native` finds it in the work tree."""
+    _replace(library, root / _PACKAGE / "_native.abi3.so", 0o644)
+
+
+def place_shim(root: Path, shim: Path) -> None:
+    """Put the shim where `containerd_hybrid._programs` finds it in the work tree."""
+    _replace(shim, root / _PACKAGE / "_bin" / SHIM, 0o755)
+
+
+def lay_wheel_data(root: Path, shim: Path) -> None:
+    """Lay the wheel's data folder anew: `scripts/` and `data/share/containerd-hybrid/`."""
+    target = root / "target" / "wheel-data"
+    shutil.rmtree(target, ignore_errors=True)
+    _replace(shim, target / "scripts" / SHIM, 0o755)
+    for source in sorted((root / "share").rglob("*")):
+        if source.is_file():
+            _replace(source, target / "data" / "share" / source.relative_to(root / "share"), 0o644)
+
+
+def _cargo_build(root: Path, package: str, profile: str, locked: bool) -> Iterator[dict[str, Any]]:
+    command = ["cargo", "build", "--package", package, "--profile", profile]
+    command += ["--message-format", "json-render-diagnostics"]
+    if locked:
+        command.append("--locked")
+    try:
+        result = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=False)
+    except FileNotFoundError:
+        raise SystemExit("cargo is not on PATH: install Rust (rustup), or install a wheel instead") from None
+    if result.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed; its messages are above")
+    for line in result.stdout.splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact":
+            yield message
+
+
+def _replace(source: Path, target: Path, mode: int) -> None:
+    """Copy by way of a rename: a program that runs from `target` goes on with the old file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.new")
+    shutil.copyfile(source, staged)
+    staged.chmod(mode)
+    staged.replace(target)
