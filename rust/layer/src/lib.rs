@@ -1,1 +1,31 @@
+//! What touches every byte of an image layer.
+//!
+//! * [`apply`]: compressed layer → directory, in one pass that also computes the digest of the
+//!   compressed bytes and the diff ID (digest of the tar stream).
+//! * [`diff`]: two directories → layer, with digest and diff ID.
+//! * [`Hasher`], [`hash_file`], [`copy_and_hash`]: content store ingests.
+//! * [`disk_usage`], [`remove_tree`]: what a snapshotter does with whole trees.
+//!
+//! Every path is resolved by the kernel below a directory descriptor the caller opened
+//! (`openat2` with `RESOLVE_IN_ROOT`); no path string of the host is ever built from an archive.
+//! Sources: OCI image spec `layer.md`, POSIX `pax`, tar(5) of libarchive, GNU tar manual.
 
+mod apply;
+mod compression;
+mod diff;
+mod digest;
+mod error;
+mod remove;
+mod sys;
+mod usage;
+
+pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply};
+pub use compression::Compression;
+pub use diff::{DiffCompression, DiffOptions, Diffed, diff};
+pub use digest::{Algorithm, Digest, Hasher, copy_and_hash, hash_file};
+pub use error::{Error, Result};
+pub use remove::remove_tree;
+pub use usage::{Usage, disk_usage};
+
+/// A flag that another thread sets to make a running call return [`Error::Cancelled`] soon.
+pub type CancelFlag = std::sync::Arc<std::sync::atomic::AtomicBool>;
