@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	unit contract integration recovery bench fuzz clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- build ----------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ wheel: $(REQUIREMENTS) ## build dist/containerd_hybrid-*.whl
 	@ls -l dist/*.whl
 
 sdist: $(REQUIREMENTS) ## build dist/containerd_hybrid-*.tar.gz
-	$(VENV)/bin/maturin sdist --quiet --out dist
+	$(BUILD) sdist dist
 	@ls -l dist/*.tar.gz
 
 clean: ## remove what was built (the environment too)
@@ -100,7 +100,11 @@ fmt: $(REQUIREMENTS) ## format Python and Rust
 rust-test: ## cargo test
 	cargo test --quiet --workspace --exclude containerd-hybrid-native
 
-unit contract integration recovery: dev ## pytest on that folder of tests/ (PYTEST_ARGS="-k NAME")
+unit: ## pytest on tests/unit (PYTEST_ARGS="-k NAME")
+contract: ## pytest on tests/contract
+integration: ## pytest on tests/integration
+recovery: ## pytest on tests/recovery
+unit contract integration recovery: dev
 	$(PY) -m pytest tests/$@ $(PYTEST_ARGS)
 
 bench: dev ## benchmarks, beside an installed containerd

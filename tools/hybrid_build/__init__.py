@@ -27,16 +27,22 @@ ROOT = Path(__file__).resolve().parents[2]
 get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
 get_requires_for_build_editable = maturin.get_requires_for_build_editable
 get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
-build_sdist = maturin.build_sdist
 
 _Settings = Mapping[str, Any] | None
 
 
+def build_sdist(sdist_directory: str, config_settings: _Settings = None) -> str:
+    programs.wheel_data(ROOT)
+    return maturin.build_sdist(sdist_directory, config_settings)
+
+
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: _Settings = None) -> str:
+    programs.wheel_data(ROOT)
     return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
 
 
 def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: _Settings = None) -> str:
+    programs.wheel_data(ROOT)
     return maturin.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import hybrid_build
 from hybrid_build import programs, protos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,7 @@ usage: python -m hybrid_build VERB
   proto                 generate the protobuf modules in the work tree
   native [PROFILE]      build the native module and put it in the work tree
   shim [PROFILE]        build the shim and put it in the work tree
+  sdist FOLDER          write the source distribution
   descriptors FILE      write a FileDescriptorSet of every .proto file"""
 
 
@@ -25,6 +27,8 @@ def main(arguments: list[str]) -> int:
             programs.place_native(ROOT, programs.build_native(ROOT, profile=_one(profile)))
         case ["shim", *profile]:
             programs.place_shim(ROOT, programs.build_shim(ROOT, profile=_one(profile)))
+        case ["sdist", folder]:
+            hybrid_build.build_sdist(folder)
         case ["descriptors", output]:
             protos.descriptors(ROOT, Path(output))
         case _:

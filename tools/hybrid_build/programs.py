@@ -40,10 +40,17 @@ def place_shim(root: Path, shim: Path) -> None:
     _replace(shim, root / _PACKAGE / "_bin" / SHIM, 0o755)
 
 
+def wheel_data(root: Path) -> Path:
+    """The wheel's data folder; maturin wants it to be there even when it only writes metadata."""
+    folder = root / "target" / "wheel-data"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def lay_wheel_data(root: Path, shim: Path) -> None:
     """Lay the wheel's data folder anew: `scripts/` and `data/share/containerd-hybrid/`."""
-    target = root / "target" / "wheel-data"
-    shutil.rmtree(target, ignore_errors=True)
+    target = wheel_data(root)
+    shutil.rmtree(target)
     _replace(shim, target / "scripts" / SHIM, 0o755)
     for source in sorted((root / "share").rglob("*")):
         if source.is_file():
