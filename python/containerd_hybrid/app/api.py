@@ -9,7 +9,7 @@ from a global.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -103,3 +103,17 @@ class Plugin:
     def uri(self) -> str:
         """``type.id`` as configuration names it."""
         return f"{self.type}.{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """A plug-in after start: ``error`` is why it is not there (a SkipPlugin when it cannot work here)."""
+
+    plugin: Plugin
+    error: HybridError | None = None
+
+
+class PluginCatalog(Protocol):
+    """The plug-ins of this daemon, for introspection."""
+
+    def statuses(self) -> Sequence[PluginStatus]: ...

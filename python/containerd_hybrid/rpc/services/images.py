@@ -1,0 +1,68 @@
+"""containerd.services.images.v1.Images"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
+
+from containerd_hybrid.errors import InvalidArgumentError
+from containerd_hybrid.images.api import Image, ImageStore
+from containerd_hybrid.metadata.api import Collector
+from containerd_hybrid.proto.services.images.v1 import images_pb2 as pb
+from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.convert import descriptor_from_wire, descriptor_to_wire, timestamp
+
+
+class ImagesService:
+    """Image records; deleting one lets the collector take what only it held."""
+
+    descriptor: ClassVar[ServiceDescriptor] = pb.DESCRIPTOR.services_by_name["Images"]
+
+    def __init__(self, images: ImageStore, collector: Collector) -> None:
+        self._images = images
+        self._collector = collector
+
+    async def get(self, request: pb.GetImageRequest, call: CallContext) -> pb.GetImageResponse:
+        return pb.GetImageResponse(image=_to_wire(await self._images.get(call.scope, request.name)))
+
+    async def list(self, request: pb.ListImagesRequest, call: CallContext) -> pb.ListImagesResponse:
+        images = await self._images.list(call.scope, tuple(request.filters))
+        return pb.ListImagesResponse(images=[_to_wire(image) for image in images])
+
+    async def create(self, request: pb.CreateImageRequest, call: CallContext) -> pb.CreateImageResponse:
+        if not request.image.name:
+            raise InvalidArgumentError("Image.Name required")
+        created = await self._images.create(call.scope, _from_wire(request.image))
+        return pb.CreateImageResponse(image=_to_wire(created))
+
+    async def update(self, request: pb.UpdateImageRequest, call: CallContext) -> pb.UpdateImageResponse:
+        if not request.image.name:
+            raise InvalidArgumentError("Image.Name required")
+        paths = tuple(request.update_mask.paths)
+        updated = await self._images.update(call.scope, _from_wire(request.image), paths)
+        return pb.UpdateImageResponse(image=_to_wire(updated))
+
+    async def delete(self, request: pb.DeleteImageRequest, call: CallContext) -> Empty:
+        target = descriptor_from_wire(request.target) if request.HasField("target") else None
+        await self._images.delete(call.scope, request.name, target=target)
+        if request.sync:
+            await self._collector.collect()
+        else:
+            self._collector.trigger()
+        return Empty()
+
+
+def _to_wire(image: Image) -> pb.Image:
+    return pb.Image(
+        name=image.name,
+        labels=dict(image.labels),
+        target=descriptor_to_wire(image.target),
+        created_at=timestamp(image.created_at),
+        updated_at=timestamp(image.updated_at),
+    )
+
+
+def _from_wire(message: pb.Image) -> Image:
+    return Image(message.name, descriptor_from_wire(message.target), dict(message.labels))

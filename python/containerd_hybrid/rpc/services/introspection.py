@@ -1,0 +1,101 @@
+"""containerd.services.introspection.v1.Introspection"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+from typing import ClassVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
+from google.rpc import code_pb2, status_pb2
+
+from containerd_hybrid.app.api import PluginCatalog, PluginStatus
+from containerd_hybrid.errors import NotFoundError, UnimplementedError
+from containerd_hybrid.model import filters
+from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
+from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.convert import platform_to_wire
+
+
+class IntrospectionService:
+    """What this daemon is made of."""
+
+    descriptor: ClassVar[ServiceDescriptor] = pb.DESCRIPTOR.services_by_name["Introspection"]
+
+    def __init__(self, catalog: PluginCatalog, uuid_file: Path) -> None:
+        self._catalog = catalog
+        self._uuid_file = uuid_file
+
+    async def plugins(self, request: pb.PluginsRequest, call: CallContext) -> pb.PluginsResponse:
+        wanted = filters.parse_all(tuple(request.filters))
+        plugins = [_to_wire(status) for status in self._catalog.statuses()]
+        return pb.PluginsResponse(plugins=[plugin for plugin in plugins if wanted.match(_fields(plugin))])
+
+    async def server(self, request: Empty, call: CallContext) -> pb.ServerResponse:
+        identity = await asyncio.to_thread(_server_uuid, self._uuid_file)
+        return pb.ServerResponse(uuid=identity, pid=os.getpid(), pidns=os.stat("/proc/self/ns/pid").st_ino)
+
+    async def plugin_info(self, request: pb.PluginInfoRequest, call: CallContext) -> pb.PluginInfoResponse:
+        for status in self._catalog.statuses():
+            if (status.plugin.type, status.plugin.id) == (request.type, request.id):
+                if request.HasField("options"):
+                    raise UnimplementedError(
+                        f"plugin {request.type}.{request.id} does not provide extra information"
+                    )
+                return pb.PluginInfoResponse(plugin=_to_wire(status))
+        raise NotFoundError(f"plugin {request.type}.{request.id} not found: not found")
+
+
+def _to_wire(status: PluginStatus) -> pb.Plugin:
+    plugin = status.plugin
+    error = status.error
+    return pb.Plugin(
+        type=plugin.type,
+        id=plugin.id,
+        requires=[str(required) for required in plugin.requires],
+        platforms=[platform_to_wire(platform) for platform in plugin.platforms],
+        exports=dict(plugin.exports),
+        capabilities=plugin.capabilities,
+        init_err=status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+        if error is not None
+        else None,
+    )
+
+
+def _fields(plugin: pb.Plugin) -> filters.Adaptor:
+    """The fields a filter may name: type, id, and whether a platform or capability is there."""
+
+    def field(path: tuple[str, ...]) -> tuple[str, bool]:
+        match path:
+            case ("type",):
+                return plugin.type, bool(plugin.type)
+            case ("id",):
+                return plugin.id, bool(plugin.id)
+            case ("capabilities",):
+                return ",".join(plugin.capabilities), bool(plugin.capabilities)
+            case _:
+                return "", False
+
+    return field
+
+
+def _server_uuid(file: Path) -> str:
+    """The identity of this root folder, made at its first use and kept across restarts."""
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        pass
+    file.parent.mkdir(parents=True, exist_ok=True)
+    identity = str(uuid.uuid4())
+    fresh = file.with_suffix(f".{os.getpid()}")
+    fresh.write_text(identity)
+    try:
+        os.link(fresh, file)  # unlike a rename, does not replace what another call wrote meanwhile
+    except FileExistsError:
+        return file.read_text().strip()
+    finally:
+        fresh.unlink()
+    return identity
