@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from containerd_hybrid.model import Digest, Scope
+from containerd_hybrid.errors import ResourceExhaustedError
+from containerd_hybrid.model import Descriptor, Digest, Scope
+from containerd_hybrid.model.manifest import MAX_DOCUMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +171,19 @@ class BlobStore(Protocol):
 
     def ingest_keys(self) -> Iterable[str]: ...
     def remove_ingest(self, key: str) -> None: ...
+
+
+async def read_document(content: ContentStore, scope: Scope, descriptor: Descriptor) -> bytes:
+    """A manifest, index or config, whole.
+
+    Raises:
+        NotFoundError: the blob is not here.
+        ResourceExhaustedError: it is larger than any honest document.
+    """
+    if descriptor.size > MAX_DOCUMENT_BYTES:
+        raise ResourceExhaustedError(
+            f"{descriptor.digest} ({descriptor.media_type}) has {descriptor.size} bytes, "
+            f"more than the {MAX_DOCUMENT_BYTES} that are read into memory"
+        )
+    size = (await content.info(scope, descriptor.digest)).size
+    return await content.read_at(scope, descriptor.digest, 0, min(size, MAX_DOCUMENT_BYTES))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,3 +48,21 @@ class LeaseManager(Protocol):
     async def delete_resource(self, scope: Scope, id: str, resource: LeaseResource) -> None: ...
 
     async def list_resources(self, scope: Scope, id: str) -> Sequence[LeaseResource]: ...
+
+
+@asynccontextmanager
+async def protected(leases: LeaseManager, scope: Scope, hours: float = 24) -> AsyncIterator[Scope]:
+    """A scope with a lease: the caller's own, or a fresh one that ends with the block.
+
+    The fresh one expires after ``hours`` in case the daemon dies inside.
+    """
+    if scope.lease is not None:
+        yield scope
+        return
+    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+    id = f"hybrid-{secrets.token_hex(8)}"
+    lease = await leases.create(scope, id, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})
+    try:
+        yield Scope(scope.namespace, lease.id)
+    finally:
+        await leases.delete(scope, lease.id)

@@ -38,11 +38,15 @@ class ContainersService:
         for container in await self._containers.list(call.scope, tuple(request.filters)):
             yield pb.ListContainerMessage(container=_to_wire(container))
 
-    async def create(self, request: pb.CreateContainerRequest, call: CallContext) -> pb.CreateContainerResponse:
+    async def create(
+        self, request: pb.CreateContainerRequest, call: CallContext
+    ) -> pb.CreateContainerResponse:
         created = await self._containers.create(call.scope, _from_wire(request.container))
         return pb.CreateContainerResponse(container=_to_wire(created))
 
-    async def update(self, request: pb.UpdateContainerRequest, call: CallContext) -> pb.UpdateContainerResponse:
+    async def update(
+        self, request: pb.UpdateContainerRequest, call: CallContext
+    ) -> pb.UpdateContainerResponse:
         if not request.container.id:
             raise InvalidArgumentError("Container.ID required")
         updated = await self._containers.update(

@@ -38,7 +38,9 @@ class ContentService:
         self._collector = collector
 
     async def info(self, request: pb.InfoRequest, call: CallContext) -> pb.InfoResponse:
-        return pb.InfoResponse(info=_to_wire(await self._content.info(call.scope, Digest.parse(request.digest))))
+        return pb.InfoResponse(
+            info=_to_wire(await self._content.info(call.scope, Digest.parse(request.digest)))
+        )
 
     async def update(self, request: pb.UpdateRequest, call: CallContext) -> pb.UpdateResponse:
         wanted = request.info
@@ -47,7 +49,9 @@ class ContentService:
         )
         return pb.UpdateResponse(info=_to_wire(updated))
 
-    async def list(self, request: pb.ListContentRequest, call: CallContext) -> AsyncIterator[pb.ListContentResponse]:
+    async def list(
+        self, request: pb.ListContentRequest, call: CallContext
+    ) -> AsyncIterator[pb.ListContentResponse]:
         page: list[pb.Info] = []
         async for info in self._content.walk(call.scope, tuple(request.filters)):
             page.append(_to_wire(info))
@@ -62,7 +66,9 @@ class ContentService:
         self._collector.trigger()
         return Empty()
 
-    async def read(self, request: pb.ReadContentRequest, call: CallContext) -> AsyncIterator[pb.ReadContentResponse]:
+    async def read(
+        self, request: pb.ReadContentRequest, call: CallContext
+    ) -> AsyncIterator[pb.ReadContentResponse]:
         digest = Digest.parse(request.digest)
         total = (await self._content.info(call.scope, digest)).size
         offset = max(request.offset, 0)
@@ -84,7 +90,9 @@ class ContentService:
         status = await self._content.ingest_status(call.scope, request.ref)
         return pb.StatusResponse(status=_status_to_wire(status))
 
-    async def list_statuses(self, request: pb.ListStatusesRequest, call: CallContext) -> pb.ListStatusesResponse:
+    async def list_statuses(
+        self, request: pb.ListStatusesRequest, call: CallContext
+    ) -> pb.ListStatusesResponse:
         statuses = await self._content.list_ingests(call.scope, tuple(request.filters))
         return pb.ListStatusesResponse(statuses=[_status_to_wire(status) for status in statuses])
 
@@ -171,7 +179,9 @@ class _WriteSession:
         if request.data:
             await self._ingest.write(request.data)
 
-    async def _answer(self, request: pb.WriteContentRequest, *, started: bool = False) -> pb.WriteContentResponse:
+    async def _answer(
+        self, request: pb.WriteContentRequest, *, started: bool = False
+    ) -> pb.WriteContentResponse:
         status = self._ingest.status
         return pb.WriteContentResponse(
             action=request.action,

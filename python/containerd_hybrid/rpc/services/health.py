@@ -47,5 +47,6 @@ class HealthService:
         yield self._response()
 
     def _response(self) -> pb.HealthCheckResponse:
-        serving = pb.HealthCheckResponse.NOT_SERVING if self._stopping.is_set() else pb.HealthCheckResponse.SERVING
-        return pb.HealthCheckResponse(status=serving)
+        if self._stopping.is_set():
+            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING)
+        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING)

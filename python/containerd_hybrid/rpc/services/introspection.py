@@ -28,6 +28,7 @@ class IntrospectionService:
     def __init__(self, catalog: PluginCatalog, uuid_file: Path) -> None:
         self._catalog = catalog
         self._uuid_file = uuid_file
+        self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
     async def plugins(self, request: pb.PluginsRequest, call: CallContext) -> pb.PluginsResponse:
         wanted = filters.parse_all(tuple(request.filters))
@@ -36,7 +37,7 @@ class IntrospectionService:
 
     async def server(self, request: Empty, call: CallContext) -> pb.ServerResponse:
         identity = await asyncio.to_thread(_server_uuid, self._uuid_file)
-        return pb.ServerResponse(uuid=identity, pid=os.getpid(), pidns=os.stat("/proc/self/ns/pid").st_ino)
+        return pb.ServerResponse(uuid=identity, pid=os.getpid(), pidns=self._pid_namespace)
 
     async def plugin_info(self, request: pb.PluginInfoRequest, call: CallContext) -> pb.PluginInfoResponse:
         for status in self._catalog.statuses():

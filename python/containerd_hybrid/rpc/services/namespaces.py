@@ -26,13 +26,17 @@ class NamespacesService:
     async def list(self, request: pb.ListNamespacesRequest, call: CallContext) -> pb.ListNamespacesResponse:
         return pb.ListNamespacesResponse(namespaces=[_to_wire(n) for n in await self._namespaces.list()])
 
-    async def create(self, request: pb.CreateNamespaceRequest, call: CallContext) -> pb.CreateNamespaceResponse:
+    async def create(
+        self, request: pb.CreateNamespaceRequest, call: CallContext
+    ) -> pb.CreateNamespaceResponse:
         wanted = request.namespace
         return pb.CreateNamespaceResponse(
             namespace=_to_wire(await self._namespaces.create(wanted.name, dict(wanted.labels)))
         )
 
-    async def update(self, request: pb.UpdateNamespaceRequest, call: CallContext) -> pb.UpdateNamespaceResponse:
+    async def update(
+        self, request: pb.UpdateNamespaceRequest, call: CallContext
+    ) -> pb.UpdateNamespaceResponse:
         wanted = request.namespace
         updated = await self._namespaces.update(
             wanted.name, dict(wanted.labels), tuple(request.update_mask.paths)

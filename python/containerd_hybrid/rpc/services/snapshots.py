@@ -36,7 +36,9 @@ class SnapshotsService:
             raise InvalidArgumentError(f"snapshotter not loaded: {name}: invalid argument")
         return found
 
-    async def prepare(self, request: pb.PrepareSnapshotRequest, call: CallContext) -> pb.PrepareSnapshotResponse:
+    async def prepare(
+        self, request: pb.PrepareSnapshotRequest, call: CallContext
+    ) -> pb.PrepareSnapshotResponse:
         mounts = await self._snapshotter(request.snapshotter).prepare(
             call.scope, request.key, request.parent, dict(request.labels)
         )

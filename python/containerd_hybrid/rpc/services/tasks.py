@@ -38,14 +38,16 @@ class TasksService:
         return pb.CreateTaskResponse(container_id=request.container_id, pid=pid)
 
     async def start(self, request: pb.StartRequest, call: CallContext) -> pb.StartResponse:
-        return pb.StartResponse(pid=await self._tasks.start(call.scope, request.container_id, request.exec_id))
+        return pb.StartResponse(
+            pid=await self._tasks.start(call.scope, request.container_id, request.exec_id)
+        )
 
     async def delete(self, request: pb.DeleteTaskRequest, call: CallContext) -> pb.DeleteResponse:
         return _deleted(request.container_id, await self._tasks.delete(call.scope, request.container_id))
 
     async def delete_process(self, request: pb.DeleteProcessRequest, call: CallContext) -> pb.DeleteResponse:
-        exit = await self._tasks.delete_process(call.scope, request.container_id, request.exec_id)
-        return _deleted(request.exec_id, exit)
+        ended = await self._tasks.delete_process(call.scope, request.container_id, request.exec_id)
+        return _deleted(request.exec_id, ended)
 
     async def get(self, request: pb.GetRequest, call: CallContext) -> pb.GetResponse:
         process = await self._tasks.get(call.scope, request.container_id, request.exec_id)
@@ -116,13 +118,13 @@ class TasksService:
         return pb.MetricsResponse(metrics=metrics)
 
     async def wait(self, request: pb.WaitRequest, call: CallContext) -> pb.WaitResponse:
-        exit = await self._tasks.wait(call.scope, request.container_id, request.exec_id)
-        return pb.WaitResponse(exit_status=exit.status, exited_at=timestamp(exit.exited_at))
+        ended = await self._tasks.wait(call.scope, request.container_id, request.exec_id)
+        return pb.WaitResponse(exit_status=ended.status, exited_at=timestamp(ended.exited_at))
 
 
-def _deleted(id: str, exit: Exit) -> pb.DeleteResponse:
+def _deleted(id: str, ended: Exit) -> pb.DeleteResponse:
     return pb.DeleteResponse(
-        id=id, pid=exit.pid, exit_status=exit.status, exited_at=timestamp(exit.exited_at)
+        id=id, pid=ended.pid, exit_status=ended.status, exited_at=timestamp(ended.exited_at)
     )
 
 
@@ -131,7 +133,7 @@ def _process(process: Process) -> task_pb2.Process:
         container_id=process.container_id,
         id=process.exec_id,
         pid=process.pid,
-        status=task_pb2.Status.Name(process.status),
+        status=task_pb2.Status.ValueType(process.status),
         stdin=process.stdio.stdin,
         stdout=process.stdio.stdout,
         stderr=process.stdio.stderr,
