@@ -12,6 +12,9 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+CommitListener = Callable[[int, int], None]
+"""Called with the number of writes in a durable transaction, and of those that deleted something."""
+
 
 class Transaction(Protocol):
     """A write transaction in progress; everything in it happens or nothing does."""
@@ -21,6 +24,10 @@ class Transaction(Protocol):
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run ``action`` on the event loop once the transaction is durable (publishing events)."""
+        ...
+
+    def mark_dirty(self) -> None:
+        """Say that something was deleted, so that there may be garbage now."""
         ...
 
 
@@ -33,7 +40,13 @@ class Database(Protocol):
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
 
-    async def write(self, work: Callable[[Transaction], T]) -> T: ...
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Cancelling the caller does not take the write back; it is settled when CancelledError arrives."""
+        ...
+
+    def on_commit(self, listener: CommitListener) -> None:
+        """Call ``listener`` on the event loop after each durable transaction."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
