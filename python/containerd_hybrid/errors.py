@@ -32,6 +32,7 @@ The codes are those of ``google.rpc.Code`` and match containerd's ``errdefs``.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -174,3 +175,55 @@ def error_for_code(code: str, message: str) -> HybridError:
 
 
 _BY_CODE: dict[str, type[HybridError]] = {cls.code: cls for cls in HybridError.__subclasses__()}
+
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""The names of ``google.rpc.Code``, each at its number on the wire."""
+
+
+def code_name(number: int) -> str:
+    """The name of a status code on the wire; one that no version of the API knows is ``UNKNOWN``."""
+    return CODES[number] if 0 <= number < len(CODES) else "UNKNOWN"
+
+
+def error_for_os(error: OSError, doing: str) -> HybridError:
+    """The exception for a failed system call; ``doing`` says what could not be done (``write /x/y``).
+
+    A missing or an existing file is an accident of ours, not of the caller's, so these two become
+    UnknownError; who expects them catches FileNotFoundError or FileExistsError before.
+    """
+    kind = _BY_ERRNO.get(error.errno or 0, UnknownError)
+    return kind(f"cannot {doing}: {error.strerror or error}")
+
+
+_BY_ERRNO: dict[int, type[HybridError]] = {
+    errno.ENOSPC: ResourceExhaustedError,
+    errno.EDQUOT: ResourceExhaustedError,
+    errno.EFBIG: ResourceExhaustedError,
+    errno.ENOMEM: ResourceExhaustedError,
+    errno.EMFILE: ResourceExhaustedError,
+    errno.ENFILE: ResourceExhaustedError,
+    errno.EACCES: PermissionDeniedError,
+    errno.EPERM: PermissionDeniedError,
+    errno.EROFS: FailedPreconditionError,
+    errno.EBUSY: UnavailableError,
+    errno.EIO: DataLossError,
+    errno.EUCLEAN: DataLossError,
+}

@@ -25,12 +25,24 @@ TTRPC_NAMESPACE_HEADER = "containerd-namespace-ttrpc"
 LEASE_HEADER = "containerd-lease"
 
 
+@dataclass(slots=True)
+class ResponseMetadata:
+    """What goes back beside the messages: ``initial`` before the first one, ``trailing`` with the status.
+
+    Keys are lower case. A transport that has no place for them (ttrpc) leaves them out.
+    """
+
+    initial: dict[str, str] = field(default_factory=dict)
+    trailing: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What came with a call beside its message.
 
-    ``metadata`` has lower-case keys and the last value of each; ``deadline`` is an event loop time
-    (``loop.time()``) or None; ``peer`` names the caller for logs.
+    ``metadata`` has lower-case keys and the first value of each (Go's clients put the newest first);
+    ``deadline`` is an event loop time (``loop.time()``) or None; ``peer`` names the caller for logs.
+    What a handler puts into ``response`` goes back to the caller.
     """
 
     method: str
@@ -39,6 +51,7 @@ class CallContext:
     peer: str = ""
     namespace: str | None = None
     lease: str | None = None
+    response: ResponseMetadata = field(default_factory=ResponseMetadata)
 
     @property
     def scope(self) -> Scope:

@@ -1,0 +1,45 @@
+"""One cross-cutting concern a file, and :func:`wrap_services`, which puts them around handlers.
+
+The order of the standard chain, from the outside: logging and metrics see the status that the caller
+sees; errors gives every failure a status; deadline, namespace and lease complete the call's context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from containerd_hybrid.rpc.api import Interceptor, Service
+from containerd_hybrid.rpc.interceptors.deadline import DeadlineInterceptor
+from containerd_hybrid.rpc.interceptors.errors import ErrorInterceptor
+from containerd_hybrid.rpc.interceptors.lease import LeaseInterceptor
+from containerd_hybrid.rpc.interceptors.logging import LoggingInterceptor
+from containerd_hybrid.rpc.interceptors.metrics import CallMetrics, MetricsInterceptor
+from containerd_hybrid.rpc.interceptors.namespace import NamespaceInterceptor
+
+__all__ = ["CallMetrics", "standard_interceptors", "wrap_services"]
+
+
+def standard_interceptors(metrics: CallMetrics) -> tuple[Interceptor, ...]:
+    """The chain around every handler of the daemon, outermost first."""
+    return (
+        LoggingInterceptor(),
+        MetricsInterceptor(metrics),
+        ErrorInterceptor(),
+        DeadlineInterceptor(),
+        NamespaceInterceptor(),
+        LeaseInterceptor(),
+    )
+
+
+def wrap_services(services: Iterable[Service], interceptors: Sequence[Interceptor]) -> tuple[Service, ...]:
+    """The same services with every handler inside the interceptors, the first of which is outermost."""
+    return tuple(_wrap(service, interceptors) for service in services)
+
+
+def _wrap(service: Service, interceptors: Sequence[Interceptor]) -> Service:
+    methods = {}
+    for name, method in service.methods.items():
+        for interceptor in reversed(interceptors):
+            method = interceptor.wrap(service.name, method)
+        methods[name] = method
+    return Service(service.name, methods)
