@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from tests.unit.rpc import echo
 
 from containerd_hybrid.errors import InternalError
 from containerd_hybrid.rpc.api import Kind
 from containerd_hybrid.rpc.describe import handler_name, service_from
-from tests.unit.rpc import echo
 
 
 @pytest.mark.parametrize(

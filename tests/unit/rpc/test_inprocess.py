@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from tests.unit.rpc import echo
 
 from containerd_hybrid.client.api import Transport
 from containerd_hybrid.errors import (
@@ -21,7 +22,6 @@ from containerd_hybrid.rpc.api import CallContext
 from containerd_hybrid.rpc.describe import service_from
 from containerd_hybrid.rpc.inprocess import InProcessTransport
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
-from tests.unit.rpc import echo
 
 
 def transport_of(handlers: echo.Echo) -> Transport:
@@ -42,6 +42,11 @@ def each(transport: Transport, texts: AsyncIterator[StringValue]) -> AsyncIterat
     return transport.bidi_stream(echo.NAME, "Each", texts, StringValue, metadata={})
 
 
+async def read_all(stream: AsyncIterator[StringValue], into: list[str]) -> None:
+    async for message in stream:
+        into.append(message.value)
+
+
 async def messages(*texts: str) -> AsyncIterator[StringValue]:
     for text in texts:
         yield StringValue(value=text)
@@ -57,10 +62,9 @@ async def test_errors_are_the_objects_that_were_raised() -> None:
     transport = transport_of(echo.Echo())
     with pytest.raises(NotFoundError, match="as you wish"):
         await once(transport, "fail:NOT_FOUND")
-    received = []
+    received: list[str] = []
     with pytest.raises(NotFoundError):
-        async for message in count_down(transport, "2:fail:NOT_FOUND"):
-            received.append(message.value)
+        await read_all(count_down(transport, "2:fail:NOT_FOUND"), received)
     assert received == ["2", "1"]
 
 
@@ -160,19 +164,13 @@ async def test_a_failure_of_the_callers_own_source_comes_back_to_it() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        async for _ in each(transport_of(echo.Echo()), broken()):
-            pass
+        await read_all(each(transport_of(echo.Echo()), broken()), [])
 
 
 async def test_cancelling_the_reader_cancels_the_handler() -> None:
     handlers = echo.Echo()
     transport = transport_of(handlers)
-
-    async def read() -> None:
-        async for _ in count_down(transport, "1:hang"):
-            pass
-
-    task = asyncio.create_task(read())
+    task = asyncio.create_task(read_all(count_down(transport, "1:hang"), []))
     while not handlers.running:
         await asyncio.sleep(0)
     task.cancel()

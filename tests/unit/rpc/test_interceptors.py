@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import StringValue
+from tests.unit.rpc import echo
 
 from containerd_hybrid.errors import (
     DeadlineExceededError,
@@ -20,11 +21,10 @@ from containerd_hybrid.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from containerd_hybrid.rpc.api import CallContext, Service
+from containerd_hybrid.rpc.api import CallContext, Kind, Service
 from containerd_hybrid.rpc.describe import service_from
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 from containerd_hybrid.rpc.interceptors.errors import translate
-from tests.unit.rpc import echo
 
 
 def wrapped(handlers: echo.Echo, metrics: CallMetrics | None = None) -> Service:
@@ -34,7 +34,10 @@ def wrapped(handlers: echo.Echo, metrics: CallMetrics | None = None) -> Service:
 
 async def call(service: Service, method: str, text: str, **context: Any) -> Any:
     handler: Any = service.methods[method].handler
-    return await handler(StringValue(value=text), CallContext(method=f"/{service.name}/{method}", **context))
+    made = CallContext(method=f"/{service.name}/{method}", **context)
+    if service.methods[method].kind is Kind.SERVER_STREAM:
+        return [message async for message in handler(StringValue(value=text), made)]
+    return await handler(StringValue(value=text), made)
 
 
 @pytest.mark.parametrize("header", ["containerd-namespace", "containerd-namespace-ttrpc"])
@@ -59,13 +62,7 @@ async def test_a_namespace_that_is_no_identifier_never_reaches_a_handler(name: s
     handlers = echo.Echo()
     service = wrapped(handlers)
     with pytest.raises(InvalidArgumentError, match="namespace validation"):
-        if method == "Once":
-            await call(service, method, "hi", metadata={"containerd-namespace": name})
-        else:
-            context = CallContext(method=method, metadata={"containerd-namespace": name})
-            stream: Any = service.methods[method].handler
-            async for _ in stream(StringValue(value="1"), context):
-                pass
+        await call(service, method, "1", metadata={"containerd-namespace": name})
     assert not handlers.calls
 
 
