@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 BUILD := PYTHONPATH=tools $(PY) -m hybrid_build
 REQUIREMENTS := $(VENV)/.containerd-hybrid-requirements
 INSTALLED := $(VENV)/.containerd-hybrid-installed
-PROTO_STAMP := target/.proto-stamp
+PROTO_STAMP := python/containerd_hybrid/proto/types/__init__.py
 PROTOS := $(shell find proto -name '*.proto')
 
 # Programs of the environment first: pip's build looks for maturin and protoc-gen-mypy on PATH.
@@ -19,6 +19,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
 	unit contract integration recovery bench fuzz clean
 
@@ -51,7 +52,7 @@ proto: $(PROTO_STAMP) ## generate the protobuf modules
 
 $(PROTO_STAMP): $(PROTOS) $(REQUIREMENTS) tools/hybrid_build/protos.py
 	@$(BUILD) proto
-	@mkdir -p $(@D) && touch $@
+	@touch $@
 
 native: $(REQUIREMENTS) ## build the native module into python/ (PROFILE=dev builds quicker, runs slower)
 	@PYO3_PYTHON=$(PY) $(BUILD) native $(PROFILE)

@@ -58,7 +58,6 @@ def build_editable(
     wheel_directory: str, config_settings: _Settings = None, metadata_directory: str | None = None
 ) -> str:
     protos.generate(ROOT)
-    shim = programs.build_shim(ROOT)
-    programs.place_shim(ROOT, shim)
-    programs.lay_wheel_data(ROOT, shim)
+    programs.place_shim(ROOT, programs.build_shim(ROOT))
+    programs.lay_wheel_data(ROOT, programs.write_launcher(ROOT))
     return maturin.build_editable(wheel_directory, config_settings, metadata_directory)

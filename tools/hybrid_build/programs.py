@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,15 @@ def place_native(root: Path, library: Path) -> None:
 def place_shim(root: Path, shim: Path) -> None:
     """Put the shim where `containerd_hybrid._programs` finds it in the work tree."""
     _replace(shim, root / _PACKAGE / "_bin" / SHIM, 0o755)
+
+
+def write_launcher(root: Path) -> Path:
+    """A script that runs the shim of the work tree: what an editable install has in the shim's place."""
+    launcher = root / "target" / "shim-launcher"
+    shim = shlex.quote(str(root / _PACKAGE / "_bin" / SHIM))
+    launcher.parent.mkdir(exist_ok=True)
+    launcher.write_text(f'#!/bin/sh\nexec {shim} "$@"\n')
+    return launcher
 
 
 def wheel_data(root: Path) -> Path:
