@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
 from containerd_hybrid.model import Descriptor, Platform, Scope
 
 
@@ -32,7 +33,7 @@ class ImageStore(Protocol):
         ...
 
     async def update(self, scope: Scope, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
-        """Replace the fields named (``labels``, ``labels.KEY``, ``target``, ``annotations…``), or all of them."""
+        """Replace the fields named (``labels``, ``labels.KEY``, ``target``, ``annotations…``), or all."""
         ...
 
     async def delete(self, scope: Scope, name: str, *, target: Descriptor | None = None) -> None:
@@ -49,27 +50,61 @@ class ArchiveSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """What to take from an archive and how to name it.
+class ReferenceRule:
+    """How names are given to the images of an archive (containerd.types.transfer.ImageReference).
 
-    ``base_name`` is put before names that are only a tag; ``index_name`` names the whole index;
-    ``platforms`` empty means all that are there.
+    A prefix rule names each image by what the archive says: a full name is taken as it is (only when
+    it begins with ``name``, unless ``allow_overwrite``), a bare tag becomes ``name:tag``.
+    ``add_digest`` also makes ``name@digest``, for images that got a name only if not
+    ``skip_named_digest``. A rule that is no prefix names the whole index.
     """
 
-    base_name: str = ""
+    name: str
+    is_prefix: bool = False
+    allow_overwrite: bool = False
+    add_digest: bool = False
+    skip_named_digest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """How to name what was read; ``index_name`` names the whole index, ``labels`` go on every image."""
+
     index_name: str = ""
-    platforms: tuple[Platform, ...] = ()
-    all_platforms: bool = False
-    digest_names: bool = False
-    overwrite: bool = True
+    references: tuple[ReferenceRule, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-class ImageImporter(Protocol):
-    """Reads OCI layouts and Docker archives (``docker save``), plain, gzip or zstd compressed."""
+@dataclass(frozen=True, slots=True)
+class ImportedIndex:
+    """What an archive held: its index, and the manifests of it that were wanted."""
 
-    async def import_archive(self, scope: Scope, source: ArchiveSource, options: ImportOptions) -> Sequence[Image]:
-        """Store the blobs, verified, and create or update the image records; nothing half-made stays."""
+    index: Descriptor
+    manifests: tuple[Descriptor, ...]
+
+
+class ImageImporter(Protocol):
+    """Reads OCI layouts and Docker archives (``docker save``), plain or compressed with gzip."""
+
+    async def read(
+        self, scope: Scope, source: ArchiveSource, platforms: Sequence[Platform] = ()
+    ) -> ImportedIndex:
+        """Store the blobs, verified and labelled for the collector. The scope has to hold a lease.
+
+        With ``platforms`` only what serves one of them has to be whole.
+
+        Raises:
+            InvalidArgumentError: no archive, or not of an image; names the entry.
+            NotFoundError: a manifest names a blob that is not in the archive.
+        """
+        ...
+
+    async def store(self, scope: Scope, imported: ImportedIndex, options: ImportOptions) -> Sequence[Image]:
+        """Create or update the image records.
+
+        Raises:
+            NotFoundError: the archive gives no names and the options neither.
+        """
         ...
 
 
@@ -77,7 +112,25 @@ class ImageExporter(Protocol):
     """Writes an OCI layout that Docker can load too."""
 
     def export_archive(
-        self, scope: Scope, names: Sequence[str], platforms: Sequence[Platform] = (), *, all_platforms: bool = False
+        self,
+        scope: Scope,
+        names: Sequence[str],
+        platforms: Sequence[Platform] = (),
+        *,
+        all_platforms: bool = False,
     ) -> AsyncIterator[bytes]:
         """The archive's bytes, in pieces. NotFoundError names the image or blob that is not here."""
         ...
+
+
+async def put_image(images: ImageStore, scope: Scope, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
+    """Create the image, or update the fields named (or all) of the one that has its name."""
+    while True:
+        try:
+            return await images.create(scope, image)
+        except AlreadyExistsError:
+            pass
+        try:
+            return await images.update(scope, image, fieldpaths)
+        except NotFoundError:
+            continue  # somebody removed it in between

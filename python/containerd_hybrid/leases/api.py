@@ -60,8 +60,8 @@ async def protected(leases: LeaseManager, scope: Scope, hours: float = 24) -> As
         yield scope
         return
     expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    id = f"hybrid-{secrets.token_hex(8)}"
-    lease = await leases.create(scope, id, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})
+    fresh = f"hybrid-{secrets.token_hex(8)}"
+    lease = await leases.create(scope, fresh, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})
     try:
         yield Scope(scope.namespace, lease.id)
     finally:

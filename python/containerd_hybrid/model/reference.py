@@ -1,4 +1,4 @@
-"""Image references: ``host[:port]/path[:tag][@digest]`` (OCI distribution spec; distribution/reference grammar)."""
+"""Image references: ``host[:port]/path[:tag][@digest]`` (the grammar of github.com/distribution/reference)."""
 
 from __future__ import annotations
 

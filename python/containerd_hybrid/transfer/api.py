@@ -49,16 +49,17 @@ class Transferrer(Protocol):
         scope: Scope,
         source: ArchiveSource,
         options: ImportOptions,
-        unpack: tuple[UnpackTarget, ...] = (),
+        platforms: Sequence[Platform] = (),
+        unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
     ) -> Sequence[Image]: ...
 
     async def export_images(
         self,
         scope: Scope,
-        names: tuple[str, ...],
+        names: Sequence[str],
         sink: ArchiveSink,
-        platforms: tuple[Platform, ...] = (),
+        platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
         progress: ProgressSink | None = None,

@@ -1,0 +1,72 @@
+"""What a manifest or index refers to, and the labels that tell the collector so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from containerd_hybrid.content.api import ContentStore, read_document
+from containerd_hybrid.errors import InvalidArgumentError
+from containerd_hybrid.model import Descriptor, Platform, Scope
+from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
+from containerd_hybrid.model.manifest import Index, parse_manifest_or_index
+from containerd_hybrid.model.platform import match_rank
+
+_REFERENCE_LABEL = "containerd.io/gc.ref.content"
+# Deeper nesting than any real image has; a bound for archives that are made to hurt.
+_MAX_DEPTH = 8
+
+
+async def children(content: ContentStore, scope: Scope, parent: Descriptor) -> tuple[Descriptor, ...]:
+    """The blobs a manifest or index names: config first, then layers, lowest first. None for other blobs."""
+    if not (is_index(parent.media_type) or is_manifest(parent.media_type)):
+        return ()
+    document = parse_manifest_or_index(await read_document(content, scope, parent), parent.media_type)
+    if isinstance(document, Index):
+        return document.manifests
+    return (document.config, *document.layers)
+
+
+async def label_tree(
+    content: ContentStore, scope: Scope, root: Descriptor, platforms: Sequence[Platform] = ()
+) -> None:
+    """Label ``root`` and everything below it with references to their children, leaves first.
+
+    Leaves first, so that a label never points to a blob of which it is not known that it is here.
+
+    Raises:
+        NotFoundError: a blob that is wanted is missing.
+    """
+    await _label(content, scope, root, platforms, 0)
+
+
+async def _label(
+    content: ContentStore, scope: Scope, parent: Descriptor, platforms: Sequence[Platform], depth: int
+) -> None:
+    if depth > _MAX_DEPTH:
+        raise InvalidArgumentError(f"{parent.digest}: indexes are nested more than {_MAX_DEPTH} deep")
+    labels: dict[str, str] = {}
+    for position, child in enumerate(await children(content, scope, parent)):
+        if is_index(parent.media_type) and not _wanted(child, platforms):
+            continue
+        if is_index(child.media_type) or is_manifest(child.media_type):
+            await _label(content, scope, child, platforms, depth + 1)
+        else:
+            await content.info(scope, child.digest)
+        labels[f"{_REFERENCE_LABEL}.{_kind(parent, child, position)}"] = str(child.digest)
+    if labels:
+        await content.update(scope, parent.digest, labels, tuple(f"labels.{key}" for key in labels))
+
+
+def _wanted(child: Descriptor, platforms: Sequence[Platform]) -> bool:
+    if not platforms or child.platform is None:
+        return True
+    return any(match_rank(wanted, child.platform) is not None for wanted in platforms)
+
+
+def _kind(parent: Descriptor, child: Descriptor, position: int) -> str:
+    """The label's last part as containerd writes it: ``m.N``, ``config``, ``l.N``."""
+    if is_index(parent.media_type):
+        return f"m.{position}"
+    if position == 0:
+        return "config"
+    return f"l.{position - 1}" if is_layer(child.media_type) else f"b.{position - 1}"

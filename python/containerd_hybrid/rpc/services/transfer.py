@@ -1,0 +1,260 @@
+"""containerd.services.transfer.v1.Transfer"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from containerd_hybrid.errors import InvalidArgumentError, UnavailableError, UnimplementedError
+from containerd_hybrid.images.api import ImportOptions, ReferenceRule
+from containerd_hybrid.model import Scope
+from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.proto.services.transfer.v1 import transfer_pb2 as pb
+from containerd_hybrid.proto.types.transfer import (
+    imagestore_pb2,
+    importexport_pb2,
+    progress_pb2,
+    streaming_pb2,
+)
+from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.convert import descriptor_to_wire, platform_from_wire
+from containerd_hybrid.streaming.api import Stream, StreamManager
+from containerd_hybrid.transfer.api import Progress, ProgressSink, Transferrer, UnpackTarget
+
+# What a sender may send before it hears from us again; containerd's 64 KiB cost a round trip each.
+_WINDOW = 8 << 20
+
+M = TypeVar("M", bound=Message)
+ImageStore = imagestore_pb2.ImageStore
+ImageImportStream = importexport_pb2.ImageImportStream
+ImageExportStream = importexport_pb2.ImageExportStream
+
+
+class TransferService:
+    """Pairs the two ends of a transfer with what the transferrer can do."""
+
+    descriptor: ClassVar[ServiceDescriptor] = pb.DESCRIPTOR.services_by_name["Transfer"]
+
+    def __init__(self, transferrer: Transferrer, streams: StreamManager) -> None:
+        self._transferrer = transferrer
+        self._streams = streams
+
+    async def transfer(self, request: pb.TransferRequest, call: CallContext) -> Empty:
+        scope = call.scope
+        progress = _ProgressStream(self._progress_stream(scope, request))
+        try:
+            await self._run(scope, request, progress.tell)
+        finally:
+            await progress.finish()
+        return Empty()
+
+    async def _run(self, scope: Scope, request: pb.TransferRequest, progress: ProgressSink) -> None:
+        source, destination = _name(request.source), _name(request.destination)
+        match source, destination:
+            case "ImageImportStream", "ImageStore":
+                await self._import(
+                    scope,
+                    ImageImportStream.FromString(request.source.value),
+                    ImageStore.FromString(request.destination.value),
+                    progress,
+                )
+            case "ImageStore", "ImageExportStream":
+                await self._export(
+                    scope,
+                    ImageStore.FromString(request.source.value),
+                    ImageExportStream.FromString(request.destination.value),
+                    progress,
+                )
+            case "ImageStore", "ImageStore":
+                await self._transferrer.tag(
+                    scope,
+                    ImageStore.FromString(request.source.value).name,
+                    ImageStore.FromString(request.destination.value).name,
+                )
+            case _:
+                raise UnimplementedError(
+                    f"method Transfer not implemented for {request.source.type_url} "
+                    f"to {request.destination.type_url}"
+                )
+
+    async def _import(
+        self,
+        scope: Scope,
+        source: importexport_pb2.ImageImportStream,
+        destination: imagestore_pb2.ImageStore,
+        progress: ProgressSink,
+    ) -> None:
+        if source.force_compress:
+            raise UnimplementedError("compressing layers while they are imported is not offered yet")
+        stream = self._streams.get(scope, source.stream)
+        try:
+            await self._transferrer.import_images(
+                scope,
+                _ReceivedBytes(stream),
+                _import_options(destination),
+                [platform_from_wire(platform) for platform in destination.platforms],
+                [
+                    UnpackTarget(platform_from_wire(unpack.platform), unpack.snapshotter)
+                    for unpack in destination.unpacks
+                ],
+                progress,
+            )
+        finally:
+            stream.close()
+
+    async def _export(
+        self,
+        scope: Scope,
+        source: imagestore_pb2.ImageStore,
+        destination: importexport_pb2.ImageExportStream,
+        progress: ProgressSink,
+    ) -> None:
+        if any(reference.is_prefix for reference in source.extra_references):
+            raise UnimplementedError("prefix lookup on export not implemented")
+        names = [source.name] if source.name else []
+        names += [reference.name for reference in source.extra_references]
+        stream = self._streams.get(scope, destination.stream)
+        sink = _SentBytes(stream)
+        try:
+            await self._transferrer.export_images(
+                scope,
+                names,
+                sink,
+                [platform_from_wire(platform) for platform in destination.platforms],
+                all_platforms=destination.all_platforms,
+                progress=progress,
+            )
+        finally:
+            stream.close()
+
+    def _progress_stream(self, scope: Scope, request: pb.TransferRequest) -> Stream | None:
+        name = request.options.progress_stream
+        return self._streams.get(scope, name) if name else None
+
+
+def _name(value: AnyMessage) -> str:
+    prefix, _, name = value.type_url.rpartition("/")[2].rpartition(".")
+    return name if prefix == "containerd.types.transfer" else ""
+
+
+def _import_options(store: imagestore_pb2.ImageStore) -> ImportOptions:
+    rules = tuple(
+        ReferenceRule(
+            reference.name,
+            reference.is_prefix,
+            reference.allow_overwrite,
+            reference.add_digest,
+            reference.skip_named_digest,
+        )
+        for reference in store.extra_references
+    )
+    return ImportOptions(store.name, rules, dict(store.labels))
+
+
+def _pack(message: Message) -> AnyValue:
+    return AnyValue(message.DESCRIPTOR.full_name, message.SerializeToString())
+
+
+class _ProgressStream:
+    """Sends progress in order without making the transfer wait for a slow reader of it."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self._stream = stream
+        self._queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._sender = asyncio.ensure_future(self._send(stream)) if stream is not None else None
+
+    def tell(self, progress: Progress) -> None:
+        if self._sender is not None:
+            self._queue.put_nowait(progress)
+
+    async def finish(self) -> None:
+        """Everything told is sent, or the reader is gone."""
+        if self._sender is None or self._stream is None:
+            return
+        self._queue.put_nowait(None)
+        try:
+            await self._sender
+        finally:
+            self._stream.close()
+
+    async def _send(self, stream: Stream) -> None:
+        while (progress := await self._queue.get()) is not None:
+            message = progress_pb2.Progress(
+                event=progress.event,
+                name=progress.name,
+                parents=progress.parents,
+                progress=progress.progress,
+                total=progress.total,
+                desc=descriptor_to_wire(progress.descriptor) if progress.descriptor else None,
+            )
+            try:
+                await stream.send(_pack(message))
+            except UnavailableError:
+                return  # a transfer goes on when nobody watches it
+
+
+class _ReceivedBytes:
+    """Bytes that the client sends, with windows as containerd's streams have them."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._window = 0
+        self._ended = False
+
+    async def read(self, size: int) -> bytes:
+        data = b""
+        while not data and not self._ended:
+            if self._window < _WINDOW // 2:
+                await self._grant()
+            message = await self._stream.receive()
+            self._ended = message is None
+            if message is not None:
+                data = _expect(message, streaming_pb2.Data).data
+                self._window -= len(data)
+        return data
+
+    async def _grant(self) -> None:
+        try:
+            await self._stream.send(_pack(streaming_pb2.WindowUpdate(update=_WINDOW)))
+            self._window += _WINDOW
+        except UnavailableError:
+            pass  # the sender has sent all and closed; what it sent is still to be read
+
+
+class _SentBytes:
+    """Bytes for the client, no more of them than it has asked for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._window = 0
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            while self._window <= 0:
+                message = await self._stream.receive()
+                if message is None:
+                    raise UnavailableError("the receiver of the archive is gone")
+                self._window += _expect(message, streaming_pb2.WindowUpdate).update
+            piece = view[: min(len(view), self._window)]
+            await self._stream.send(_pack(streaming_pb2.Data(data=bytes(piece))))
+            self._window -= len(piece)
+            view = view[len(piece) :]
+
+    async def close(self) -> None:
+        self._stream.close()
+
+
+def _expect(message: AnyValue, kind: type[M]) -> M:
+    parse: Callable[[bytes], M] = kind.FromString
+    if message.type_name != kind.DESCRIPTOR.full_name:
+        raise InvalidArgumentError(
+            f"unexpected {message.type_url} on the stream: expected {kind.DESCRIPTOR.full_name}"
+        )
+    return parse(message.value)

@@ -1,0 +1,100 @@
+"""Transfers between archives and this daemon's image store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from containerd_hybrid.images.api import (
+    ArchiveSource,
+    Image,
+    ImageExporter,
+    ImageImporter,
+    ImageStore,
+    ImportOptions,
+    put_image,
+)
+from containerd_hybrid.leases.api import LeaseManager, protected
+from containerd_hybrid.model import Platform, Scope
+from containerd_hybrid.transfer.api import ArchiveSink, Progress, ProgressSink, UnpackTarget
+from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
+
+
+class LocalTransferrer:
+    """See :class:`containerd_hybrid.transfer.api.Transferrer`."""
+
+    def __init__(
+        self,
+        images: ImageStore,
+        importer: ImageImporter,
+        exporter: ImageExporter,
+        unpacker: Unpacker,
+        leases: LeaseManager,
+    ) -> None:
+        self._images = images
+        self._importer = importer
+        self._exporter = exporter
+        self._unpacker = unpacker
+        self._leases = leases
+
+    async def import_images(
+        self,
+        scope: Scope,
+        source: ArchiveSource,
+        options: ImportOptions,
+        platforms: Sequence[Platform] = (),
+        unpack: Sequence[UnpackTarget] = (),
+        progress: ProgressSink | None = None,
+    ) -> list[Image]:
+        tell = progress or _nobody
+        async with protected(self._leases, scope) as held:
+            tell(Progress("Importing"))
+            imported = await self._importer.read(held, source, platforms)
+            for target in unpack:
+                for manifest in imported.manifests:
+                    await self._unpacker.unpack(
+                        held,
+                        manifest,
+                        target.platform,
+                        target.snapshotter,
+                        progress=lambda step: tell(_layer_progress(step)),
+                    )
+            images = list(await self._importer.store(held, imported, options))
+            for image in images:
+                tell(Progress("saved", image.name, descriptor=image.target))
+            tell(Progress("Completed import"))
+            return images
+
+    async def export_images(
+        self,
+        scope: Scope,
+        names: Sequence[str],
+        sink: ArchiveSink,
+        platforms: Sequence[Platform] = (),
+        *,
+        all_platforms: bool = False,
+        progress: ProgressSink | None = None,
+    ) -> None:
+        tell = progress or _nobody
+        async with protected(self._leases, scope) as held:
+            tell(Progress("Exporting"))
+            async for piece in self._exporter.export_archive(
+                held, names, platforms, all_platforms=all_platforms
+            ):
+                await sink.write(piece)
+            await sink.close()
+            tell(Progress("Completed export"))
+
+    async def tag(self, scope: Scope, source: str, target: str) -> Image:
+        image = await self._images.get(scope, source)
+        return await put_image(self._images, scope, Image(target, image.target, image.labels))
+
+
+def _nobody(progress: Progress) -> None:
+    """Nobody listens."""
+
+
+def _layer_progress(step: UnpackProgress) -> Progress:
+    events = {"extracting": "extracting", "exists": "already exists", "done": "extracted"}
+    return Progress(
+        events[step.state], f"layer {step.layer.digest}", total=step.layer.size, descriptor=step.layer
+    )
