@@ -1,0 +1,224 @@
+"""Regular expressions as Go's ``regexp`` reads them (RE2 syntax), compiled with Python's ``re``.
+
+Clients of containerd write filters for Go's engine. What both engines can say is translated; what only
+Python can say (look-around, back references, possessive repetition) is refused as Go refuses it; what
+only Go can say and Python cannot (``\\pN`` classes, ``\\C``) is refused too. Only whether a text matches
+anywhere is of interest here, so greediness is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7F",
+    "blank": r"\t ",
+    "cntrl": r"\x00-\x1F\x7F",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+# Go's \s lacks the vertical tab that Python's has.
+_SPACE = r"\t\n\f\r "
+_SAME_ESCAPES = frozenset("dDwWafnrtv")
+_FLAGS = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
+_NAMED = re.compile(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>")
+_REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_MAX_REPEAT = 1000
+
+
+class UnsupportedPatternError(ValueError):
+    """Not a pattern of RE2, or one this translation has no equal for."""
+
+
+def compile_re2(pattern: str) -> re.Pattern[str]:
+    """Compile; ``search`` on the result says whether a text matches, as Go's ``MatchString`` does.
+
+    Raises:
+        UnsupportedPatternError: the pattern is wrong or cannot be translated.
+    """
+    try:
+        return re.compile(_Translator(pattern).translate(), re.ASCII)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UnsupportedPatternError(f"regular expression {pattern!r}: {error}") from error
+
+
+class _Translator:
+    def __init__(self, pattern: str) -> None:
+        self._text = pattern
+        self._pos = 0
+        self._out: list[str] = []
+        # For each open group: flags set within it that must be closed with it, and its multi-line flag.
+        self._open: list[tuple[int, bool]] = []
+        self._extra = 0
+        self._multiline = False
+        self._repeated = False  # the last thing was a repetition
+
+    def translate(self) -> str:
+        while self._pos < len(self._text):
+            self._next()
+        if self._open:
+            raise self._error("missing closing )")
+        self._out.append(")" * self._extra)
+        return "".join(self._out)
+
+    def _error(self, message: str) -> UnsupportedPatternError:
+        return UnsupportedPatternError(f"regular expression {self._text!r}: {message}")
+
+    def _next(self) -> None:
+        char = self._text[self._pos]
+        was_repeated, self._repeated = self._repeated, False
+        if char == "\\":
+            self._escape()
+        elif char == "[":
+            self._class()
+        elif char == "(":
+            self._group()
+        elif char == ")":
+            self._close()
+        elif char in "*+?" or (char == "{" and _REPEAT.match(self._text, self._pos)):
+            self._repeat(was_repeated)
+        elif char == "{":
+            self._emit(r"\{", 1)
+        elif char == "$":
+            self._emit(r"(?=\n|\Z)" if self._multiline else r"\Z", 1)
+        else:
+            self._emit(char, 1)
+
+    def _emit(self, text: str, consumed: int) -> None:
+        self._out.append(text)
+        self._pos += consumed
+
+    def _escape(self) -> None:
+        if self._pos + 1 == len(self._text):
+            raise self._error("trailing backslash at end of expression")
+        char = self._text[self._pos + 1]
+        if char == "Q":
+            end = self._text.find("\\E", self._pos + 2)
+            end = len(self._text) if end < 0 else end
+            literal = self._text[self._pos + 2 : end]
+            self._emit(re.escape(literal), end + 2 - self._pos)
+        elif char == "z":
+            self._emit(r"\Z", 2)
+        elif char in "AbB":
+            self._emit("\\" + char, 2)
+        elif char in "sS":
+            self._emit(f"[{'^' if char == 'S' else ''}{_SPACE}]", 2)
+        else:
+            self._out.append(self._common_escape())
+
+    def _common_escape(self) -> str:
+        """An escape that means the same in and out of a class; moves behind it."""
+        char = self._text[self._pos + 1]
+        if char in _SAME_ESCAPES:
+            self._pos += 2
+            return "\\" + char
+        if char == "x":
+            return self._hex()
+        if char in "01234567":
+            digits = re.compile(r"[0-7]{1,3}").match(self._text, self._pos + 1)
+            assert digits is not None
+            if char != "0" and len(digits[0]) == 1:
+                raise self._error(f"invalid escape sequence: \\{char}")
+            self._pos = digits.end()
+            return re.escape(chr(int(digits[0], 8)))
+        if char.isascii() and not char.isalnum():
+            self._pos += 2
+            return re.escape(char)
+        raise self._error(f"invalid escape sequence: \\{char}")
+
+    def _hex(self) -> str:
+        match = re.compile(r"\\x(?:([0-9A-Fa-f]{2})|\{([0-9A-Fa-f]{1,8})\})").match(self._text, self._pos)
+        value = int(match[1] or match[2], 16) if match else 0x110000
+        if match is None or value > 0x10FFFF:
+            raise self._error("invalid escape sequence: \\x")
+        self._pos = match.end()
+        return re.escape(chr(value))
+
+    def _class(self) -> None:
+        self._emit("[", 1)
+        if self._text.startswith("^", self._pos):
+            self._emit("^", 1)
+        first = True
+        while True:
+            if self._pos >= len(self._text):
+                raise self._error("missing closing ]")
+            char = self._text[self._pos]
+            if char == "]" and not first:
+                self._emit("]", 1)
+                return
+            first = False
+            self._class_item(char)
+
+    def _class_item(self, char: str) -> None:
+        posix = re.compile(r"\[:(\^?)(\w+):\]").match(self._text, self._pos)
+        if posix:
+            if posix[1] or posix[2] not in _POSIX:
+                raise self._error(f"invalid character class range: {posix[0]}")
+            self._emit(_POSIX[posix[2]], len(posix[0]))
+        elif char == "\\" and self._pos + 1 < len(self._text):
+            following = self._text[self._pos + 1]
+            if following == "s":
+                self._emit(_SPACE, 2)
+            elif following == "S":
+                raise self._error("\\S in a class is not supported")
+            else:
+                self._out.append(self._common_escape())
+        else:
+            # Python reserves nested sets and set operations; a lone dash is a range in both.
+            self._emit(char if char == "-" or char.isalnum() else re.escape(char), 1)
+
+    def _group(self) -> None:
+        flags = _FLAGS.match(self._text, self._pos)
+        named = _NAMED.match(self._text, self._pos)
+        if flags:
+            if not flags[1] and not flags[2] and flags[3] == ")":
+                raise self._error("missing argument to repetition operator: ?")
+            added, removed = flags[1].replace("U", ""), (flags[2] or "").replace("U", "")
+            prefix = f"(?{added}{'-' + removed if removed else ''}:"
+            scoped = flags[3] == ":"
+            if scoped:
+                self._open.append((self._extra, self._multiline))
+                self._extra = 0
+            else:
+                self._extra += 1  # holds to the end of the group it stands in
+            self._multiline = ("m" in flags[1]) or (self._multiline and "m" not in (flags[2] or ""))
+            self._emit(prefix, len(flags[0]))
+        elif named:
+            self._open_group(named[0], "(")
+        elif self._text.startswith("(?", self._pos):
+            raise self._error("invalid or unsupported Perl syntax: (?")
+        else:
+            self._open_group("(", "(")
+
+    def _open_group(self, consumed: str, emitted: str) -> None:
+        self._open.append((self._extra, self._multiline))
+        self._extra = 0
+        self._emit(emitted, len(consumed))
+
+    def _close(self) -> None:
+        if not self._open:
+            raise self._error("unexpected )")
+        inner = self._extra
+        self._extra, self._multiline = self._open.pop()
+        self._emit(")" * (inner + 1), 1)
+
+    def _repeat(self, was_repeated: bool) -> None:
+        if was_repeated:
+            raise self._error("invalid nested repetition operator")
+        count = _REPEAT.match(self._text, self._pos)
+        text = count[0] if count else self._text[self._pos]
+        if count and max(int(count[1]), int(count[2] or 0)) > _MAX_REPEAT:
+            raise self._error(f"invalid repeat count: {text}")
+        self._emit(text, len(text))
+        if self._text.startswith("?", self._pos):
+            self._pos += 1  # lazy or greedy: whether it matches is the same
+        self._repeated = True
