@@ -56,9 +56,10 @@ class _Translator:
         self._text = pattern
         self._pos = 0
         self._out: list[str] = []
-        # For each open group: flags set within it that must be closed with it, and its multi-line flag.
-        self._open: list[tuple[int, bool]] = []
-        self._extra = 0
+        # For each open group: what was before it of the two below.
+        self._open: list[tuple[list[str], bool]] = []
+        # Flags set in the middle of this group, which hold to its end: Python wants a group for each.
+        self._flags: list[str] = []
         self._multiline = False
         self._repeated = False  # the last thing was a repetition
 
@@ -67,7 +68,7 @@ class _Translator:
             self._next()
         if self._open:
             raise self._error("missing closing )")
-        self._out.append(")" * self._extra)
+        self._out.append(")" * len(self._flags))
         return "".join(self._out)
 
     def _error(self, message: str) -> UnsupportedPatternError:
@@ -89,7 +90,11 @@ class _Translator:
         elif char == "{":
             self._emit(r"\{", 1)
         elif char == "$":
-            self._emit(r"(?=\n|\Z)" if self._multiline else r"\Z", 1)
+            self._emit(r"(?=\n|\Z)" if self._multiline else r"(?:\Z)", 1)
+        elif char == "^":
+            self._emit("(?:^)", 1)
+        elif char == "|":
+            self._emit(")" * len(self._flags) + "|" + "".join(self._flags), 1)
         else:
             self._emit(char, 1)
 
@@ -106,10 +111,9 @@ class _Translator:
             end = len(self._text) if end < 0 else end
             literal = self._text[self._pos + 2 : end]
             self._emit(re.escape(literal), end + 2 - self._pos)
-        elif char == "z":
-            self._emit(r"\Z", 2)
-        elif char in "AbB":
-            self._emit("\\" + char, 2)
+        elif char in "AbBz":
+            # In a group, because Go lets an anchor be repeated and Python does not.
+            self._emit(f"(?:\\{char.replace('z', 'Z')})", 2)
         elif char in "sS":
             self._emit(f"[{'^' if char == 'S' else ''}{_SPACE}]", 2)
         else:
@@ -186,10 +190,10 @@ class _Translator:
             prefix = f"(?{added}{'-' + removed if removed else ''}:"
             scoped = flags[3] == ":"
             if scoped:
-                self._open.append((self._extra, self._multiline))
-                self._extra = 0
+                self._open.append((self._flags, self._multiline))
+                self._flags = []
             else:
-                self._extra += 1  # holds to the end of the group it stands in
+                self._flags.append(prefix)
             self._multiline = ("m" in flags[1]) or (self._multiline and "m" not in (flags[2] or ""))
             self._emit(prefix, len(flags[0]))
         elif named:
@@ -200,15 +204,15 @@ class _Translator:
             self._open_group("(", "(")
 
     def _open_group(self, consumed: str, emitted: str) -> None:
-        self._open.append((self._extra, self._multiline))
-        self._extra = 0
+        self._open.append((self._flags, self._multiline))
+        self._flags = []
         self._emit(emitted, len(consumed))
 
     def _close(self) -> None:
         if not self._open:
             raise self._error("unexpected )")
-        inner = self._extra
-        self._extra, self._multiline = self._open.pop()
+        inner = len(self._flags)
+        self._flags, self._multiline = self._open.pop()
         self._emit(")" * (inner + 1), 1)
 
     def _repeat(self, was_repeated: bool) -> None:
