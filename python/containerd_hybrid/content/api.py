@@ -141,36 +141,77 @@ class BlobStat:
 
 
 class BlobIngest(Protocol):
-    """An open ingest folder of a :class:`BlobStore`. Methods block: call them in a thread."""
+    """An open ingest folder of a :class:`BlobStore`. Methods block: call them in a thread.
+
+    Whatever fails closes it; the bytes that reached the disk stay for a later resume.
+    """
 
     offset: int
+    total: int
     started_at: int
     updated_at: int
 
-    def write(self, data: bytes) -> int: ...
-    def digest(self) -> Digest: ...
-    def truncate(self) -> None: ...
-    def commit(self, size: int, expected: Digest | None) -> BlobStat:
-        """Verify, sync as configured, and rename into place; an existing equal blob is kept."""
+    def write(self, data: bytes) -> int:
+        """Append ``data`` and return the new offset."""
         ...
 
-    def close(self) -> None: ...
+    def digest(self) -> Digest:
+        """The digest of the bytes so far; does not touch the disk."""
+        ...
+
+    def truncate(self) -> None:
+        """Begin again with nothing."""
+        ...
+
+    def commit(self, size: int, expected: Digest | None) -> BlobStat:
+        """Verify, sync as configured, and rename into place; an existing equal blob is kept.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError: nothing becomes visible, the bytes stay.
+            AbortedError: the ingest was removed meanwhile.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the ingest, keeping its bytes; twice is harmless."""
+        ...
 
 
 class BlobStore(Protocol):
-    """Blobs and ingests on disk, laid out as containerd lays them out. Methods block: call in a thread."""
+    """Blobs and ingests on disk, laid out as containerd lays them out. Methods block: call in a thread.
+
+    NotFoundError for what is not there.
+    """
 
     def stat(self, digest: Digest) -> BlobStat: ...
-    def open(self, digest: Digest) -> int: ...
+
+    def open(self, digest: Digest) -> int:
+        """A read-only descriptor; the caller closes it."""
+        ...
+
     def remove(self, digest: Digest) -> None: ...
-    def walk(self) -> Iterable[BlobStat]: ...
-    def open_ingest(self, key: str, total: int, expected: Digest | None) -> BlobIngest: ...
-    def ingest_offset(self, key: str) -> tuple[int, int, int]:
-        """Offset, started and updated time of an ingest that need not be open."""
+
+    def walk(self) -> Iterable[BlobStat]:
+        """All blobs, in no order."""
+        ...
+
+    def verify(self, digest: Digest) -> BlobStat:
+        """Read every byte; DataLossError when they are not what the name says."""
+        ...
+
+    def open_ingest(self, key: str, total: int, expected: Digest | None) -> BlobIngest:
+        """Begin or resume; ``expected`` only chooses the algorithm. UnavailableError when it is open."""
+        ...
+
+    def ingest_status(self, key: str) -> IngestStatus:
+        """How far an ingest is that need not be open; its ``ref`` is the key."""
         ...
 
     def ingest_keys(self) -> Iterable[str]: ...
-    def remove_ingest(self, key: str) -> None: ...
+
+    def remove_ingest(self, key: str) -> None:
+        """Remove an ingest, open or not; none is no error."""
+        ...
 
 
 async def read_document(content: ContentStore, scope: Scope, descriptor: Descriptor) -> bytes:

@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)")
+from containerd_hybrid.model.labels import parse_rfc3339
+
 _SECOND = 1_000_000_000
 
 
@@ -81,8 +81,7 @@ def parse_time(text: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
+    moment = parse_rfc3339(text.strip())
+    if moment is None:
         raise ValueError(f"not an RFC 3339 time: {text!r}")
-    moment = datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00"))
-    return int(moment.timestamp()) * _SECOND + int((match[2] or "0").ljust(9, "0"))
+    return moment

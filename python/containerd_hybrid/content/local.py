@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from containerd_hybrid.content._hashing import hash_file
-from containerd_hybrid.content.api import BlobStat
+from containerd_hybrid.content.api import BlobStat, IngestStatus
 from containerd_hybrid.content.ingest_folder import IngestRecord, format_time, read_record, write_record
 from containerd_hybrid.content.local_ingest import LocalIngest
 from containerd_hybrid.errors import (
@@ -157,25 +157,17 @@ class LocalBlobStore:
             self._unlock(folder.name)
             raise
 
-    def ingest_record(self, key: str) -> IngestRecord:
-        """What is known of an ingest that need not be open.
+    def ingest_status(self, key: str) -> IngestStatus:
+        """How far an ingest is that need not be open.
 
         Raises:
             NotFoundError: there is none, or it is half made.
         """
         try:
-            return read_record(self._folder(key))
+            record = read_record(self._folder(key))
         except (OSError, ValueError) as error:
             raise NotFoundError(f"ingest {key}: {error}: not found") from error
-
-    def ingest_offset(self, key: str) -> tuple[int, int, int]:
-        """Offset, started and updated time.
-
-        Raises:
-            NotFoundError: there is none, or it is half made.
-        """
-        record = self.ingest_record(key)
-        return record.offset, record.started_at, record.updated_at
+        return IngestStatus(key, record.offset, record.total, None, record.started_at, record.updated_at)
 
     def ingest_keys(self) -> Iterator[str]:
         """The keys of all ingests, in no order."""

@@ -76,8 +76,14 @@ class Snapshotter(Protocol):
     ) -> list[Mount]: ...
 
     async def commit(
-        self, scope: Scope, name: str, key: str, labels: Mapping[str, str] | None = None
-    ) -> None: ...
+        self, scope: Scope, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = ""
+    ) -> None:
+        """Make the active snapshot ``key`` the committed snapshot ``name``; its labels are replaced.
+
+        ``parent`` gives one to a snapshot prepared without (CommitSnapshotRequest.parent), where the
+        driver has the capability ``rebase``.
+        """
+        ...
 
     async def remove(self, scope: Scope, key: str) -> None:
         """FailedPreconditionError while the snapshot has children."""
@@ -104,14 +110,26 @@ class SnapshotDriver(Protocol):
     """Folders and mounts of one file system. Methods block: call them in a thread.
 
     ``create`` is called before the record is committed and must be undone by ``remove``; a crash in
-    between leaves a folder without a record, which ``ids`` lets the clean-up find.
+    between leaves a folder without a record, which ``ids`` lets the clean-up find. Numbers are never
+    used twice, so what ``create`` finds under its own is such a leftover.
     """
 
     name: str
+    capabilities: tuple[str, ...]
+    """What clients may ask of it, as the introspection service lists it: ``remap-ids``, ``rebase``, …"""
 
     def create(self, snapshot: DriverSnapshot) -> None: ...
     def mounts(self, snapshot: DriverSnapshot) -> list[Mount]: ...
     def commit(self, snapshot: DriverSnapshot) -> Usage: ...
     def usage(self, snapshot: DriverSnapshot) -> Usage: ...
-    def remove(self, id: int) -> None: ...
-    def ids(self) -> list[int]: ...
+    def remove(self, id: int) -> None:
+        """Remove the folder, whole or half made or half removed; none is no error."""
+        ...
+
+    def ids(self) -> list[int]:
+        """The numbers of all folders, whole or not."""
+        ...
+
+    def labels(self, id: int) -> Mapping[str, str]:
+        """Labels that the driver adds to those a client is shown."""
+        ...

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from containerd_hybrid.content.api import IngestStatus
 from containerd_hybrid.content.local import LocalBlobStore
 from containerd_hybrid.errors import (
     AbortedError,
@@ -163,7 +164,7 @@ def test_a_closed_ingest_resumes_where_it_was(store: LocalBlobStore) -> None:
     started, updated = ingest.started_at, ingest.updated_at
     ingest.close()
     ingest.close()
-    assert store.ingest_offset("a") == (5, started, updated)
+    assert store.ingest_status("a") == IngestStatus("a", 5, 10, None, started, updated)
     ingest = store.open_ingest("a", total=10)
     assert (ingest.offset, ingest.total, ingest.started_at, ingest.updated_at) == (5, 10, started, updated)
     assert ingest.digest() == Digest.of(b"01234")
@@ -281,7 +282,7 @@ def test_removing_is_final(store: LocalBlobStore) -> None:
     store.remove_ingest("a")
     store.remove_ingest("a")
     with pytest.raises(NotFoundError):
-        store.ingest_offset("a")
+        store.ingest_status("a")
 
 
 def test_keys_of_any_form(store: LocalBlobStore) -> None:

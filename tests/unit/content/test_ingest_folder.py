@@ -41,7 +41,7 @@ def test_times_of_gos_clock_are_read(text: str, nanoseconds: int) -> None:
     "text", ["", "yesterday", "2026-01-02", "2026-01-02T03:04:05", "2026-13-02T03:04:05Z"]
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"time|month"):
+    with pytest.raises(ValueError, match="not an RFC 3339 time"):
         parse_time(text)
 
 
