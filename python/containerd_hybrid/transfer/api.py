@@ -65,6 +65,13 @@ class Transferrer(Protocol):
         progress: ProgressSink | None = None,
     ) -> None: ...
 
-    async def tag(self, scope: Scope, source: str, target: str) -> Image:
-        """Give the image ``source`` also the name ``target``, replacing what that name pointed to."""
+    async def tag(
+        self,
+        scope: Scope,
+        source: str,
+        target: str,
+        unpack: Sequence[UnpackTarget] = (),
+        progress: ProgressSink | None = None,
+    ) -> Image:
+        """Unpack the image ``source``, and give it the name ``target``, replacing what that pointed to."""
         ...

@@ -14,7 +14,7 @@ from containerd_hybrid.images.api import (
     put_image,
 )
 from containerd_hybrid.leases.api import LeaseManager, protected
-from containerd_hybrid.model import Platform, Scope
+from containerd_hybrid.model import Descriptor, Platform, Scope
 from containerd_hybrid.transfer.api import ArchiveSink, Progress, ProgressSink, UnpackTarget
 from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
 
@@ -49,15 +49,8 @@ class LocalTransferrer:
         async with protected(self._leases, scope) as held:
             tell(Progress("Importing"))
             imported = await self._importer.read(held, source, platforms)
-            for target in unpack:
-                for manifest in imported.manifests:
-                    await self._unpacker.unpack(
-                        held,
-                        manifest,
-                        target.platform,
-                        target.snapshotter,
-                        progress=lambda step: tell(_layer_progress(step)),
-                    )
+            for manifest in imported.manifests:
+                await self._unpack(held, manifest, unpack, tell)
             images = list(await self._importer.store(held, imported, options))
             for image in images:
                 tell(Progress("saved", image.name, descriptor=image.target))
@@ -84,9 +77,32 @@ class LocalTransferrer:
             await sink.close()
             tell(Progress("Completed export"))
 
-    async def tag(self, scope: Scope, source: str, target: str) -> Image:
-        image = await self._images.get(scope, source)
-        return await put_image(self._images, scope, Image(target, image.target, image.labels))
+    async def tag(
+        self,
+        scope: Scope,
+        source: str,
+        target: str,
+        unpack: Sequence[UnpackTarget] = (),
+        progress: ProgressSink | None = None,
+    ) -> Image:
+        async with protected(self._leases, scope) as held:
+            image = await self._images.get(held, source)
+            await self._unpack(held, image.target, unpack, progress or _nobody)
+            if source == target:
+                return image
+            return await put_image(self._images, held, Image(target, image.target, image.labels))
+
+    async def _unpack(
+        self, scope: Scope, image: Descriptor, targets: Sequence[UnpackTarget], tell: ProgressSink
+    ) -> None:
+        for target in targets:
+            await self._unpacker.unpack(
+                scope,
+                image,
+                target.platform,
+                target.snapshotter,
+                progress=lambda step: tell(_layer_progress(step)),
+            )
 
 
 def _nobody(progress: Progress) -> None:

@@ -13,7 +13,7 @@ from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.containers.v1 import containers_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import any_from_wire, any_to_wire, timestamp
+from containerd_hybrid.wire import any_from_wire, any_to_wire, timestamp
 
 
 class ContainersService:

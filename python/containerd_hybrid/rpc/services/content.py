@@ -21,7 +21,7 @@ from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.model import Digest, Scope
 from containerd_hybrid.proto.services.content.v1 import content_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import timestamp
+from containerd_hybrid.wire import timestamp
 
 _PAGE = 100
 # Below gRPC's default limit of 4 MiB a message, and large enough that a message's cost does not count.

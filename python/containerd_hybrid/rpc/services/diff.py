@@ -9,7 +9,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from containerd_hybrid.diff.api import Applier, Comparer, DiffOptions
 from containerd_hybrid.proto.services.diff.v1 import diff_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import descriptor_from_wire, descriptor_to_wire, mounts_from_wire
+from containerd_hybrid.wire import descriptor_from_wire, descriptor_to_wire, mounts_from_wire
 
 
 class DiffService:

@@ -16,7 +16,7 @@ from containerd_hybrid.proto.services.events.v1 import events_pb2 as pb
 from containerd_hybrid.proto.services.ttrpc.events.v1 import events_pb2 as ttrpc_pb
 from containerd_hybrid.proto.types import event_pb2
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import any_to_wire, timestamp
+from containerd_hybrid.wire import any_to_wire, timestamp
 
 
 class EventsService:

@@ -12,7 +12,7 @@ from containerd_hybrid.images.api import Image, ImageStore
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.images.v1 import images_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import descriptor_from_wire, descriptor_to_wire, timestamp
+from containerd_hybrid.wire import descriptor_from_wire, descriptor_to_wire, timestamp
 
 
 class ImagesService:

@@ -17,7 +17,7 @@ from containerd_hybrid.errors import NotFoundError, UnimplementedError
 from containerd_hybrid.model import filters
 from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import platform_to_wire
+from containerd_hybrid.wire import platform_to_wire
 
 
 class IntrospectionService:
@@ -31,7 +31,7 @@ class IntrospectionService:
         self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
     async def plugins(self, request: pb.PluginsRequest, call: CallContext) -> pb.PluginsResponse:
-        wanted = filters.parse_all(tuple(request.filters))
+        wanted = filters.Filters.parse(tuple(request.filters))
         plugins = [_to_wire(status) for status in self._catalog.statuses()]
         return pb.PluginsResponse(plugins=[plugin for plugin in plugins if wanted.match(_fields(plugin))])
 
@@ -66,19 +66,19 @@ def _to_wire(status: PluginStatus) -> pb.Plugin:
     )
 
 
-def _fields(plugin: pb.Plugin) -> filters.Adaptor:
+def _fields(plugin: pb.Plugin) -> filters.FieldLookup:
     """The fields a filter may name: type, id, and whether a platform or capability is there."""
 
-    def field(path: tuple[str, ...]) -> tuple[str, bool]:
+    def field(path: tuple[str, ...]) -> str | None:
         match path:
             case ("type",):
-                return plugin.type, bool(plugin.type)
+                return plugin.type
             case ("id",):
-                return plugin.id, bool(plugin.id)
+                return plugin.id
             case ("capabilities",):
-                return ",".join(plugin.capabilities), bool(plugin.capabilities)
+                return ",".join(plugin.capabilities) or None
             case _:
-                return "", False
+                return None
 
     return field
 

@@ -11,7 +11,7 @@ from containerd_hybrid.leases.api import Lease, LeaseManager, LeaseResource
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.leases.v1 import leases_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import timestamp
+from containerd_hybrid.wire import timestamp
 
 
 class LeasesService:

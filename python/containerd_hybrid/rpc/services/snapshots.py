@@ -12,8 +12,8 @@ from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.snapshots.v1 import snapshots_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import mount_to_wire, timestamp
 from containerd_hybrid.snapshots.api import Kind, SnapshotInfo, Snapshotter
+from containerd_hybrid.wire import mount_to_wire, timestamp
 
 _PAGE = 100
 _KINDS = {Kind.VIEW: pb.VIEW, Kind.ACTIVE: pb.ACTIVE, Kind.COMMITTED: pb.COMMITTED}

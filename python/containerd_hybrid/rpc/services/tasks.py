@@ -12,8 +12,8 @@ from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2 as pb
 from containerd_hybrid.proto.types import metrics_pb2
 from containerd_hybrid.proto.types.task import task_pb2
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import any_from_wire, any_to_wire, mounts_from_wire, timestamp
 from containerd_hybrid.tasks.api import CreateTask, Exit, Process, Stdio, TaskManager
+from containerd_hybrid.wire import any_from_wire, any_to_wire, mounts_from_wire, timestamp
 
 
 class TasksService:

@@ -23,9 +23,9 @@ from containerd_hybrid.proto.types.transfer import (
     streaming_pb2,
 )
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.rpc.convert import descriptor_to_wire, platform_from_wire
 from containerd_hybrid.streaming.api import Stream, StreamManager
 from containerd_hybrid.transfer.api import Progress, ProgressSink, Transferrer, UnpackTarget
+from containerd_hybrid.wire import descriptor_to_wire, platform_from_wire
 
 # What a sender may send before it hears from us again; containerd's 64 KiB cost a round trip each.
 _WINDOW = 8 << 20
@@ -72,10 +72,13 @@ class TransferService:
                     progress,
                 )
             case "ImageStore", "ImageStore":
+                target = ImageStore.FromString(request.destination.value)
                 await self._transferrer.tag(
                     scope,
                     ImageStore.FromString(request.source.value).name,
-                    ImageStore.FromString(request.destination.value).name,
+                    target.name,
+                    _unpack_targets(target),
+                    progress,
                 )
             case _:
                 raise UnimplementedError(
@@ -99,10 +102,7 @@ class TransferService:
                 _ReceivedBytes(stream),
                 _import_options(destination),
                 [platform_from_wire(platform) for platform in destination.platforms],
-                [
-                    UnpackTarget(platform_from_wire(unpack.platform), unpack.snapshotter)
-                    for unpack in destination.unpacks
-                ],
+                _unpack_targets(destination),
                 progress,
             )
         finally:
@@ -141,6 +141,10 @@ class TransferService:
 def _name(value: AnyMessage) -> str:
     prefix, _, name = value.type_url.rpartition("/")[2].rpartition(".")
     return name if prefix == "containerd.types.transfer" else ""
+
+
+def _unpack_targets(store: imagestore_pb2.ImageStore) -> list[UnpackTarget]:
+    return [UnpackTarget(platform_from_wire(unpack.platform), unpack.snapshotter) for unpack in store.unpacks]
 
 
 def _import_options(store: imagestore_pb2.ImageStore) -> ImportOptions:

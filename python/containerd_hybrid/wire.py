@@ -1,4 +1,4 @@
-"""Model values to wire messages and back; the only place that knows both."""
+"""Model values to wire messages and back, for every package that speaks on a wire."""
 
 from __future__ import annotations
 

@@ -1,0 +1,79 @@
+"""What every call of the library carries: the namespace, and a lease while one is held."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from containerd_hybrid.client.api import Transport
+from containerd_hybrid.leases.api import EXPIRE_LABEL
+from containerd_hybrid.proto.services.leases.v1 import leases_pb2
+
+M = TypeVar("M", bound=Message)
+_LEASES = leases_pb2.DESCRIPTOR.services_by_name["Leases"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """A transport with the headers of a namespace and, inside :meth:`leased`, of a lease."""
+
+    transport: Transport
+    namespace: str
+    lease: str | None = None
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        headers = {"containerd-namespace": self.namespace}
+        if self.lease is not None:
+            headers["containerd-lease"] = self.lease
+        return headers
+
+    async def unary(
+        self,
+        service: ServiceDescriptor,
+        method: str,
+        request: Message,
+        response: type[M],
+        *,
+        timeout: float | None = None,
+    ) -> M:
+        """One message there, one back. ``timeout`` is in seconds."""
+        return await self.transport.unary(
+            service.full_name, method, request, response, metadata=self._metadata, timeout=timeout
+        )
+
+    def server_stream(
+        self, service: ServiceDescriptor, method: str, request: Message, response: type[M]
+    ) -> AsyncIterator[M]:
+        return self.transport.server_stream(
+            service.full_name, method, request, response, metadata=self._metadata
+        )
+
+    def bidi_stream(
+        self, service: ServiceDescriptor, method: str, requests: AsyncIterator[Message], response: type[M]
+    ) -> AsyncIterator[M]:
+        return self.transport.bidi_stream(
+            service.full_name, method, requests, response, metadata=self._metadata
+        )
+
+    @asynccontextmanager
+    async def leased(self, hours: float = 24) -> AsyncIterator[Calls]:
+        """Calls whose creations the collector leaves alone until the block ends (or the hours are over)."""
+        expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+        create = leases_pb2.CreateRequest(
+            id=f"client-{secrets.token_hex(8)}",
+            labels={EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")},
+        )
+        created = await self.unary(_LEASES, "Create", create, leases_pb2.CreateResponse)
+        try:
+            yield replace(self, lease=created.lease.id)
+        finally:
+            await self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=created.lease.id), Empty)
