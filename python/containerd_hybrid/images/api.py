@@ -28,11 +28,21 @@ class ImageStore(Protocol):
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> Sequence[Image]: ...
 
-    async def create(self, scope: Scope, image: Image) -> Image:
-        """AlreadyExistsError when the name is taken."""
+    async def create(self, scope: Scope, image: Image, *, source_date_epoch: int | None = None) -> Image:
+        """AlreadyExistsError when the name is taken.
+
+        ``source_date_epoch`` (Unix nanoseconds) is used for the record's times instead of the clock.
+        """
         ...
 
-    async def update(self, scope: Scope, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
+    async def update(
+        self,
+        scope: Scope,
+        image: Image,
+        fieldpaths: Sequence[str] = (),
+        *,
+        source_date_epoch: int | None = None,
+    ) -> Image:
         """Replace the fields named (``labels``, ``labels.KEY``, ``target``, ``annotations…``), or all."""
         ...
 

@@ -14,6 +14,8 @@ from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.model.labels import stored_labels
 
 _NO_LABELS = "{}"
+# SQLite takes at least 32766 parameters, but each number of them is a statement of its own.
+_MAX_LOOKUPS = 16
 
 
 def now() -> int:
@@ -99,3 +101,17 @@ def remove_from_lease(connection: sqlite3.Connection, scope: Scope, type: str, k
             "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND key = ?",
             (scope.namespace, scope.lease, type, key),
         )
+
+
+def select_listed(
+    connection: sqlite3.Connection, select: str, namespace: str, key: str, only: frozenset[str] | None
+) -> sqlite3.Cursor:
+    """The rows of a list in the order of their keys, by one SELECT.
+
+    ``select`` ends in ``WHERE namespace = ?``; ``key`` is the column to order by; ``only`` are the keys
+    that a filter can match at all, if it names them, so that a list by name is a look-up.
+    """
+    if only is None or len(only) > _MAX_LOOKUPS:
+        return connection.execute(f"{select} ORDER BY {key}", (namespace,))
+    marks = ", ".join("?" * len(only))
+    return connection.execute(f"{select} AND {key} IN ({marks}) ORDER BY {key}", (namespace, *only))

@@ -1,0 +1,1 @@
+"""Sandboxes: groups of containers that share namespaces, such as pods."""
