@@ -11,12 +11,18 @@
 //! Sources: OCI image spec `layer.md`, POSIX `pax`, tar(5) of libarchive, GNU tar manual.
 
 mod apply;
+mod buffer;
 mod compression;
 mod diff;
 mod digest;
 mod error;
+mod gzip;
+mod inflate;
+mod pipeline;
 mod remove;
+mod source;
 mod sys;
+pub mod tar;
 mod usage;
 
 pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply};

@@ -1,6 +1,6 @@
 //! Small pieces over rustix: directory listing, opening below a root, extended attributes.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -109,4 +109,46 @@ pub(crate) fn openat2(
         }
     }
     Err(Errno::AGAIN)
+}
+
+/// All extended attributes of an open file; none where the file system has no such thing.
+pub(crate) fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(CString, Vec<u8>)>> {
+    let mut names = Vec::new();
+    let mut found = Vec::new();
+    match grow(&mut names, |buffer| rustix::fs::flistxattr(fd, buffer)) {
+        Ok(()) => {}
+        Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(found),
+        Err(e) => return Err(Error::io("flistxattr", path, e)),
+    }
+    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        let name = CString::new(name).expect("split at NUL");
+        let mut value = Vec::new();
+        match grow(&mut value, |buffer| {
+            rustix::fs::fgetxattr(fd, &name, buffer)
+        }) {
+            Ok(()) => found.push((name, value)),
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(e) => return Err(Error::io("fgetxattr", path, e)),
+        }
+    }
+    Ok(found)
+}
+
+/// Calls `get` with larger and larger buffers until the answer fits; most fit the first time.
+pub(crate) fn grow(
+    buffer: &mut Vec<u8>,
+    mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<(), Errno> {
+    buffer.resize(256, 0);
+    loop {
+        match get(buffer) {
+            Ok(len) => {
+                buffer.truncate(len);
+                return Ok(());
+            }
+            // The kernel holds names and values to 64 KiB each.
+            Err(Errno::RANGE) if buffer.len() <= 1 << 16 => buffer.resize(buffer.len() * 4, 0),
+            Err(e) => return Err(e),
+        }
+    }
 }

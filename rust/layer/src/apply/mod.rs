@@ -1,5 +1,13 @@
 //! Applying a layer to a directory.
 
+mod file;
+mod lower;
+mod metadata;
+mod name;
+mod place;
+mod tree;
+mod whiteout;
+
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -8,6 +16,13 @@ use crate::CancelFlag;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::pipeline::{self, Plan, Unpacked};
+use crate::tar::Reader;
+
+use lower::Lower;
+use place::{Placed, Placer};
+use tree::Tree;
+use whiteout::Marks;
 
 /// What a whiteout entry (`.wh.NAME`, `.wh..wh..opq`; OCI `layer.md`) does to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,16 +128,58 @@ pub struct Applied {
 /// Applies the layer in `source`, read from its present offset to its end, to the directory `root`.
 ///
 /// `source` may be a pipe or a socket. Blocks the calling thread; helper threads end before it returns,
-/// whatever the outcome. `root` must be open for reading (not `O_PATH`).
+/// whatever the outcome.
 ///
 /// # Errors
 /// Any [`Error`]. The directory then holds an arbitrary part of the layer: the caller removes it.
 pub fn apply(source: File, root: BorrowedFd<'_>, options: ApplyOptions) -> Result<Applied> {
-    let _ = (root, options);
-    drop(source);
-    Err(Error::io(
-        "apply",
-        b"layer",
-        std::io::ErrorKind::Unsupported,
-    ))
+    let plan = Plan {
+        compression: options.compression,
+        expected_digest: options.expected_digest.clone(),
+        expected_size: options.expected_size,
+        expected_diff_id: options.expected_diff_id.clone(),
+        max_unpacked: options.limits.max_unpacked_bytes,
+        cancel: options.cancel.clone(),
+    };
+    let passed = pipeline::run(source, &plan, |stream| place_all(stream, root, &options))?;
+    if options.sync {
+        let fd = tree::open_dir(root, b".", b".")?;
+        rustix::fs::syncfs(fd).map_err(|e| Error::io("syncfs", b".", e))?;
+    }
+    Ok(Applied {
+        digest: passed.digest,
+        size: passed.size,
+        diff_id: passed.diff_id,
+        unpacked_bytes: passed.unpacked_bytes,
+        entries: passed.value.entries,
+        compression: passed.compression,
+        warnings: passed.value.warnings,
+    })
+}
+
+fn place_all(
+    stream: &mut Unpacked,
+    root: BorrowedFd<'_>,
+    options: &ApplyOptions,
+) -> Result<Placed> {
+    own_umask();
+    let lower = Lower::open(&options.parents)?;
+    let tree = Tree::open(root, lower, Marks::new(options.whiteouts))?;
+    let mut placer = Placer::new(tree, options);
+    let mut reader = Reader::new(stream);
+    while let Some(entry) = reader.next_entry()? {
+        placer.place(&entry, &mut reader)?;
+    }
+    placer.finish()
+}
+
+/// Gives the present thread, and only it, the umask 0, so that files get their mode when they are
+/// created. Where that is refused, the mode is corrected afterwards like any other that differs.
+fn own_umask() {
+    // SAFETY: unsharing the file system attributes (cwd, root, umask) affects no memory and no file
+    // descriptor; this thread was started for one layer and ends with it.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) };
+    if unshared.is_ok() {
+        rustix::process::umask(rustix::fs::Mode::empty());
+    }
 }
