@@ -82,10 +82,14 @@ class CollectedNode:
 
 @dataclass(frozen=True, slots=True)
 class CollectionReport:
-    """What one run of the collector did; ``seconds`` is its duration."""
+    """What one run of the collector did; ``seconds`` is its duration.
+
+    ``database_seconds`` of these went into finding and deleting records, the rest into bytes and folders.
+    """
 
     removed: tuple[CollectedNode, ...]
     seconds: float
+    database_seconds: float = 0.0
 
 
 class Collector(Protocol):

@@ -158,6 +158,21 @@ CREATE TABLE used_at (
     PRIMARY KEY (namespace, type, key, at)
 ) STRICT, WITHOUT ROWID;
 
+-- Blobs that lost a record since the last collection: the bytes go if no record is left.
+CREATE TABLE released (
+    digest      TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER content_released AFTER DELETE ON content BEGIN
+    INSERT INTO released (digest) VALUES (old.digest) ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER ingests_released AFTER DELETE ON ingests WHEN old.expected IS NOT NULL BEGIN
+    INSERT INTO released (digest) VALUES (old.expected) ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER ingests_released_change AFTER UPDATE OF expected ON ingests
+WHEN old.expected IS NOT NULL AND old.expected IS NOT new.expected BEGIN
+    INSERT INTO released (digest) VALUES (old.expected) ON CONFLICT DO NOTHING;
+END;
+
 -- A namespace exists once something is written in it.
 CREATE TRIGGER images_namespace AFTER INSERT ON images BEGIN
     INSERT INTO namespaces (name, created_at, updated_at) VALUES (new.namespace, new.created_at, new.created_at)

@@ -1,0 +1,318 @@
+"""Garbage collection: what no root reaches is removed (containerd's docs/garbage-collection.md).
+
+A collection has three phases:
+
+1. *mark*: one recursive query walks ``refs`` from the roots; what it does not reach is garbage. It first
+   runs as a read, so a collection without garbage makes no write wait.
+2. *sweep*: if there was some, the same query runs again inside the one write transaction that deletes
+   the garbage, so nothing can become reachable in between.
+3. *reclaim*, after the commit: bytes of blobs, folders of ingests and snapshots. A blob's bytes go under
+   its lock (:mod:`.locks`) and only if no namespace has a record of it by then.
+
+A crash between 2 and 3 leaves bytes without a record, never a record without bytes. The first
+collection after a start therefore compares whole stores with the records; the later ones look only at
+what the database says was released.
+
+Roots: containers, sandboxes, what unexpired leases hold, images and ingests that have not expired, and
+content and snapshots labelled ``containerd.io/gc.root``. A lease labelled ``containerd.io/gc.flat`` holds
+things without what their labels hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from containerd_hybrid.content.api import BlobStore
+from containerd_hybrid.errors import HybridError, NotFoundError
+from containerd_hybrid.events.api import Event, EventPublisher, ImageDelete, SnapshotRemove
+from containerd_hybrid.metadata.api import CollectedNode, CollectionReport, Database, Transaction
+from containerd_hybrid.metadata.locks import BlobLocks
+from containerd_hybrid.metadata.refs import CONTENT, IMAGES, INGESTS, LEASES
+from containerd_hybrid.metadata.rows import ingest_key, now
+from containerd_hybrid.metadata.threads import settled
+from containerd_hybrid.model import Digest
+from containerd_hybrid.snapshots.api import Snapshotter
+
+log = logging.getLogger(__name__)
+
+_ALIVE = "(expires_at IS NULL OR expires_at >= :now)"
+_CONDITION = """(r.kind <> 'cond' OR EXISTS (
+    SELECT 1 FROM used_at u
+    WHERE u.namespace = r.namespace AND u.type = r.to_type AND u.key = r.to_key
+    AND CASE r.op WHEN '<' THEN :now - u.at < r.age ELSE :now - u.at > r.age END))"""
+_GARBAGE = f"""
+WITH RECURSIVE marked (namespace, type, key, flat) AS (
+    SELECT namespace, 'containers', id, 0 FROM containers
+    UNION SELECT namespace, 'sandboxes', id, 0 FROM sandboxes
+    UNION SELECT namespace, type, key, 0 FROM roots
+    UNION SELECT namespace, 'images', name, 0 FROM images WHERE {_ALIVE}
+    UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
+    UNION SELECT namespace, type, key, flat AND type <> 'ingests'
+        FROM leases JOIN lease_resources USING (namespace) WHERE lease = id AND {_ALIVE}
+    UNION SELECT r.namespace, r.to_type, r.to_key, m.flat FROM marked m
+        JOIN refs r ON r.namespace = m.namespace AND r.from_type = m.type AND r.from_key = m.key
+        WHERE (NOT m.flat OR r.kind = 'field') AND {_CONDITION}
+),
+reached (namespace, type, key) AS MATERIALIZED (SELECT namespace, type, key FROM marked)
+SELECT namespace, 'leases' AS type, id AS key, 0 AS number FROM leases WHERE NOT {_ALIVE}
+UNION ALL SELECT namespace, 'images', name, 0 FROM images
+    WHERE NOT {_ALIVE} AND (namespace, 'images', name) NOT IN reached
+UNION ALL SELECT namespace, 'ingests', ref, id FROM ingests
+    WHERE (namespace, 'ingests', ref) NOT IN reached
+UNION ALL SELECT namespace, 'content', digest, 0 FROM content
+    WHERE (namespace, 'content', digest) NOT IN reached
+UNION ALL SELECT namespace, 'snapshots/' || snapshotter, name, id FROM snapshots
+    WHERE (namespace, 'snapshots/' || snapshotter, name) NOT IN reached
+"""  # noqa: S608 - constants
+
+_DELETES = (
+    ("DELETE FROM leases WHERE namespace = ? AND id = ?", LEASES),
+    ("DELETE FROM images WHERE namespace = ? AND name = ?", IMAGES),
+    ("DELETE FROM ingests WHERE namespace = ? AND ref = ?", INGESTS),
+    ("DELETE FROM content WHERE namespace = ? AND digest = ?", CONTENT),
+)
+_SNAPSHOTS = "snapshots/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Garbage:
+    """A record that is to go; ``number`` is an ingest's or a snapshot's."""
+
+    node: CollectedNode
+    number: int
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What has no record any more and may still have bytes. ``everything``: look at whole stores."""
+
+    everything: bool = True
+    blobs: set[str] = field(default_factory=set)
+    ingests: set[str] = field(default_factory=set)
+    snapshotters: set[str] = field(default_factory=set)
+
+
+class MetadataCollector:
+    """Collects when told to; :class:`~containerd_hybrid.metadata.scheduler.GcScheduler` says when."""
+
+    def __init__(
+        self,
+        database: Database,
+        events: EventPublisher,
+        blobs: BlobStore,
+        locks: BlobLocks,
+        snapshotters: Mapping[str, Snapshotter],
+    ) -> None:
+        self._database = database
+        self._events = events
+        self._blobs = blobs
+        self._locks = locks
+        self._snapshotters = snapshotters
+        self._turn = asyncio.Lock()
+        self._pending = _Pending()
+
+    async def collect(self, *, dry_run: bool = False) -> CollectionReport:
+        """Collect once; a second call waits for the first and then collects again.
+
+        What cannot be reclaimed now (a snapshot that is still mounted) is logged and tried again by the
+        next collection.
+        """
+        if dry_run:
+            started = time.monotonic()
+            found = await self._database.read(_find)
+            seconds = time.monotonic() - started
+            return CollectionReport(_nodes(found), seconds, seconds)
+        async with self._turn:
+            started = time.monotonic()
+            garbage: Sequence[_Garbage] = ()
+            if await self._database.read(_find_anything):
+                garbage = await self._database.write(self._sweep)
+            swept = time.monotonic()
+            await self._reclaim()
+            return CollectionReport(_nodes(garbage), time.monotonic() - started, swept - started)
+
+    async def why(self, namespace: str, type: str, key: str) -> list[CollectedNode]:
+        """A shortest chain of references from a root to this node, both included; empty if there is none."""
+        return await self._database.read(lambda connection: _why(connection, namespace, type, key))
+
+    def _sweep(self, tx: Transaction) -> Sequence[_Garbage]:
+        garbage = _find(tx.connection)
+        for statement, table in _DELETES:
+            keys = [(one.node.namespace, one.node.key) for one in garbage if one.node.type == table]
+            tx.connection.executemany(statement, keys)
+        # One statement, because parents are looked after only at its end: their order does not matter.
+        numbers = [one.number for one in garbage if one.node.type.startswith(_SNAPSHOTS)]
+        tx.connection.execute(
+            "DELETE FROM snapshots WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
+        )
+        released = {row[0] for row in tx.connection.execute("DELETE FROM released RETURNING digest")}
+        tx.after_commit(lambda: self._swept(garbage, released))
+        return garbage
+
+    def _swept(self, garbage: Iterable[_Garbage], released: set[str]) -> None:
+        self._pending.blobs |= released
+        for one in garbage:
+            node, event = one.node, _event(one.node)
+            log.debug("collected %s %s in namespace %s", node.type, node.key, node.namespace)
+            if node.type == INGESTS:
+                self._pending.ingests.add(ingest_key(one.number, node.namespace, node.key))
+            elif node.type.startswith(_SNAPSHOTS):
+                self._pending.snapshotters.add(node.type.removeprefix(_SNAPSHOTS))
+            if event is not None:
+                self._events.publish(node.namespace, event)
+
+    # --- reclaim -------------------------------------------------------------------------------
+
+    async def _reclaim(self) -> None:
+        """Remove what is pending; what fails, or is left when this is cancelled, stays pending."""
+        pending = self._pending
+        if pending.everything:
+            await self._find_strays()
+        for key in sorted(pending.ingests):
+            if await self._reclaimed(f"ingest {key}", self._remove_ingest(key)):
+                pending.ingests.discard(key)
+        for digest in sorted(pending.blobs):
+            if await self._reclaimed(f"content {digest}", self._remove_blob(Digest.parse(digest))):
+                pending.blobs.discard(digest)
+        for name in sorted(pending.snapshotters):
+            snapshotter = self._snapshotters.get(name)
+            # One that is not configured now keeps its folders until it is, and is cleaned at that start.
+            if snapshotter is None or await self._reclaimed(f"snapshots of {name}", snapshotter.cleanup()):
+                pending.snapshotters.discard(name)
+
+    async def _find_strays(self) -> None:
+        """Put under suspicion what the last run left: every blob and ingest that has no record."""
+        # The stores first: a record is made before an ingest's folder and, under the lock, with a blob.
+        blobs = await settled(lambda: {str(stat.digest) for stat in self._blobs.walk()})
+        ingests = await settled(lambda: set(self._blobs.ingest_keys()))
+
+        def known(connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
+            digests = connection.execute(
+                "SELECT digest FROM content UNION SELECT expected FROM ingests WHERE expected IS NOT NULL"
+            )
+            rows = connection.execute("SELECT id, namespace, ref FROM ingests")
+            return {row[0] for row in digests}, {ingest_key(*row) for row in rows}
+
+        known_blobs, known_ingests = await self._database.read(known)
+        self._pending.blobs |= blobs - known_blobs
+        self._pending.ingests |= ingests - known_ingests
+        self._pending.snapshotters |= set(self._snapshotters)
+        self._pending.everything = False
+
+    async def _reclaimed(self, what: str, removal: Awaitable[None]) -> bool:
+        try:
+            await removal
+        except HybridError as error:
+            log.warning("garbage collection: %s is left for the next collection: %s", what, error.message)
+            return False
+        return True
+
+    async def _remove_blob(self, digest: Digest) -> None:
+        def used(connection: sqlite3.Connection) -> bool:
+            return bool(
+                connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM content WHERE digest = :digest)"
+                    " OR EXISTS (SELECT 1 FROM ingests WHERE expected = :digest)",
+                    {"digest": str(digest)},
+                ).fetchone()[0]
+            )
+
+        async with self._locks.hold(digest):
+            if not await self._database.read(used):
+                await settled(lambda: self._remove_bytes(digest))
+                log.debug("removed content %s", digest)
+
+    def _remove_bytes(self, digest: Digest) -> None:
+        with contextlib.suppress(NotFoundError):
+            self._blobs.remove(digest)
+
+    async def _remove_ingest(self, key: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            await settled(lambda: self._blobs.remove_ingest(key))
+        log.debug("removed ingest %s", key)
+
+
+def _find(connection: sqlite3.Connection) -> Sequence[_Garbage]:
+    rows = connection.execute(_GARBAGE, {"now": now()})
+    return [_Garbage(CollectedNode(*node), number) for *node, number in rows]
+
+
+def _find_anything(connection: sqlite3.Connection) -> bool:
+    """Whether a sweep would change something."""
+    released = connection.execute("SELECT EXISTS (SELECT 1 FROM released)").fetchone()[0]
+    return bool(released or _find(connection))
+
+
+def _nodes(garbage: Iterable[_Garbage]) -> tuple[CollectedNode, ...]:
+    return tuple(one.node for one in garbage)
+
+
+def _event(node: CollectedNode) -> Event | None:
+    if node.type == IMAGES:
+        return ImageDelete(node.key)
+    if node.type.startswith(_SNAPSHOTS):
+        return SnapshotRemove(node.key, node.type.removeprefix(_SNAPSHOTS))
+    return None
+
+
+_IS_ROOT = f"""
+SELECT EXISTS (SELECT 1 FROM containers WHERE :type = 'containers' AND namespace = :namespace AND id = :key)
+    OR EXISTS (SELECT 1 FROM sandboxes WHERE :type = 'sandboxes' AND namespace = :namespace AND id = :key)
+    OR EXISTS (SELECT 1 FROM roots WHERE namespace = :namespace AND type = :type AND key = :key)
+    OR EXISTS (SELECT 1 FROM images WHERE :type = 'images' AND namespace = :namespace AND name = :key
+               AND {_ALIVE})
+    OR EXISTS (SELECT 1 FROM ingests WHERE :type = 'ingests' AND namespace = :namespace AND ref = :key
+               AND expires_at >= :now)
+"""  # noqa: S608 - constants
+_HOLDERS = f"""
+SELECT r.from_type, r.from_key, r.kind = 'field' FROM refs r
+WHERE r.namespace = :namespace AND r.to_type = :type AND r.to_key = :key AND {_CONDITION}
+"""  # noqa: S608 - constants
+_LEASES = f"""
+SELECT id FROM lease_resources JOIN leases USING (namespace)
+WHERE lease = id AND namespace = :namespace AND type = :type AND key = :key AND {_ALIVE}
+    AND (:plain OR NOT flat)
+"""  # noqa: S608 - constants
+
+
+def _why(connection: sqlite3.Connection, namespace: str, type: str, key: str) -> list[CollectedNode]:
+    # Backwards from the node. ``plain`` says that only fields were followed so far, which is all that
+    # a flat lease's hold goes through. The value is the step towards the node that was asked for.
+    start = (type, key, True)
+    towards: dict[tuple[str, str, bool], tuple[str, str, bool] | None] = {start: None}
+    queue = deque([start])
+    while queue:
+        step = queue.popleft()
+        at = {"namespace": namespace, "type": step[0], "key": step[1], "now": now()}
+        plain = step[2] or step[0] == INGESTS
+        lease = connection.execute(_LEASES, {**at, "plain": plain}).fetchone()
+        if lease is not None:
+            return [CollectedNode(namespace, LEASES, lease[0]), *_chain(namespace, towards, step)]
+        if connection.execute(_IS_ROOT, at).fetchone()[0]:
+            return _chain(namespace, towards, step)
+        for from_type, from_key, is_field in connection.execute(_HOLDERS, at):
+            holder = (from_type, from_key, bool(step[2] and is_field))
+            if holder not in towards:
+                towards[holder] = step
+                queue.append(holder)
+    return []
+
+
+def _chain(
+    namespace: str,
+    towards: Mapping[tuple[str, str, bool], tuple[str, str, bool] | None],
+    step: tuple[str, str, bool] | None,
+) -> list[CollectedNode]:
+    chain = []
+    while step is not None:
+        chain.append(CollectedNode(namespace, step[0], step[1]))
+        step = towards[step]
+    return chain
