@@ -1,0 +1,197 @@
+"""Making a task: name, bundle, shim, container; undone in that order backwards when a step fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+
+from containerd_hybrid.containers.api import Container
+from containerd_hybrid.errors import (
+    AlreadyExistsError,
+    HybridError,
+    InvalidArgumentError,
+    UnavailableError,
+    error_for_code,
+)
+from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
+from containerd_hybrid.proto.types import mount_pb2
+from containerd_hybrid.proto.types.runc import options_pb2
+from containerd_hybrid.tasks import features
+from containerd_hybrid.tasks.api import CreateTask
+from containerd_hybrid.tasks.bootstrap import CURRENT_VERSION
+from containerd_hybrid.tasks.bundle import Bundle
+from containerd_hybrid.tasks.launcher import Launcher
+from containerd_hybrid.tasks.runtimes import Runtimes
+from containerd_hybrid.tasks.shim import Shim
+
+log = logging.getLogger(__name__)
+
+_RUNC_OPTIONS = options_pb2.Options.DESCRIPTOR.full_name
+
+
+class Creation:
+    """Makes tasks."""
+
+    def __init__(self, runtimes: Runtimes, launcher: Launcher) -> None:
+        self._runtimes = runtimes
+        self._launcher = launcher
+        self._table = launcher.table
+        self._making: set[asyncio.Task[int]] = set()
+
+    async def run(self, namespace: str, container: Container, request: CreateTask) -> int:
+        """Make the task and give its pid.
+
+        Raises:
+            AlreadyExistsError: the container has a task.
+            NotFoundError: its runtime is not installed.
+            InvalidArgumentError: there is no spec, or no such runtime can be.
+            HybridError: what the shim said.
+        """
+        spec = container.spec
+        if spec is None or not spec.value:
+            raise InvalidArgumentError(f"container {container.id} has no spec to run")
+        key = (namespace, container.id)
+        self._table.reserve(key)
+        try:
+            program = self._program(request.runtime_path or container.runtime_name)
+        except BaseException:
+            self._table.release(key)
+            raise
+        making = asyncio.create_task(self._make(namespace, container, spec, request, program))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # Undoing takes a while; the caller that went away does not wait for it.
+            making.add_done_callback(_look_at)
+            making.cancel()
+            raise
+
+    async def close(self) -> None:
+        """Give up what is in the making, and wait until it is undone."""
+        for making in self._making:
+            making.cancel()
+        if self._making:
+            await asyncio.wait(self._making)
+
+    def _program(self, runtime: str) -> Path:
+        try:
+            return self._runtimes.resolve(runtime)
+        except HybridError as error:
+            raise _prefixed("failed to start shim", error) from error
+
+    async def _make(
+        self, namespace: str, container: Container, spec: AnyValue, request: CreateTask, program: Path
+    ) -> int:
+        bundle: Bundle | None = None
+        try:
+            await self._check_features(program, spec, _options(container, request))
+            bundle = await self._bundle(namespace, container.id, spec, program)
+            shim = await self._shim(program, bundle, container, request)
+        except BaseException as error:
+            if bundle is not None:
+                await self._launcher.clear(bundle, program)
+            self._table.release((namespace, container.id))
+            if isinstance(error, HybridError):
+                raise _prefixed("failed to start shim", error) from error
+            raise
+        try:
+            pid = await self._create(shim, container, request)
+        except BaseException as error:
+            await self._launcher.abandon(shim)
+            self._table.release(shim.key)
+            if isinstance(error, HybridError):
+                raise _prefixed("failed to create shim task", error) from error
+            raise
+        shim.pids[""] = pid
+        self._table.add(shim)
+        self._launcher.watch(shim)
+        return pid
+
+    async def _bundle(self, namespace: str, id: str, spec: AnyValue, program: Path) -> Bundle:
+        bundles = self._launcher.bundles
+        try:
+            return await asyncio.to_thread(bundles.create, namespace, id, spec)
+        except AlreadyExistsError:
+            # Nobody has the name, so this is what an earlier clean-up could not take away.
+            left = bundles.get(namespace, id)
+            log.warning("clearing the left bundle %s", left.path)
+            await self._launcher.clear(left, left.shim_path() or program)
+            return await asyncio.to_thread(bundles.create, namespace, id, spec)
+
+    async def _shim(self, program: Path, bundle: Bundle, container: Container, request: CreateTask) -> Shim:
+        if container.sandbox:
+            host = self._table.find(bundle.namespace, container.sandbox)
+            # An older shim groups by itself: its start action leads to the one that runs.
+            if host is not None and host.version >= CURRENT_VERSION:
+                return await self._launcher.join(program, bundle, host.endpoint, container.sandbox)
+        return await self._launcher.start(program, bundle, _options(container, request))
+
+    async def _check_features(self, program: Path, spec: AnyValue, options: AnyValue | None) -> None:
+        if not features.wants_idmapped_mounts(spec):
+            return
+        try:
+            info = await self._launcher.programs.info(program, options)
+            features.check_idmapped_mounts(AnyValue(info.features.type_url, info.features.value))
+        except HybridError as error:
+            raise _prefixed("failed to validate OCI runtime features", error) from error
+
+    async def _create(self, shim: Shim, container: Container, request: CreateTask) -> int:
+        options = _options(container, request)
+        message = pb.CreateTaskRequest(
+            id=shim.bundle.id,
+            bundle=str(shim.bundle.path),
+            rootfs=[
+                mount_pb2.Mount(type=m.type, source=m.source, target=m.target, options=m.options)
+                for m in request.rootfs
+            ],
+            terminal=request.stdio.terminal,
+            stdin=request.stdio.stdin,
+            stdout=request.stdio.stdout,
+            stderr=request.stdio.stderr,
+            checkpoint=request.checkpoint or _checkpoint_of(request.options),
+        )
+        if options is not None:
+            message.options.CopyFrom(AnyMessage(type_url=options.type_url, value=options.value))
+        try:
+            response = await shim.call_downgrading("Create", message, pb.CreateTaskResponse)
+            if response.pid:
+                return response.pid
+            # A shim may say it only when asked.
+            connected = await shim.call("Connect", pb.ConnectRequest(id=shim.bundle.id), pb.ConnectResponse)
+        except UnavailableError as error:
+            raise UnavailableError(f"the shim ended or does not answer: {error.message}") from error
+        return connected.task_pid
+
+
+def _options(container: Container, request: CreateTask) -> AnyValue | None:
+    """The task's own options, or else those of the container's runtime."""
+    if request.options is not None and request.options.value:
+        return request.options
+    return container.runtime_options
+
+
+def _checkpoint_of(options: AnyValue | None) -> str:
+    """Where runc's options say a checkpoint to restore lies."""
+    if options is None or options.type_name != _RUNC_OPTIONS:
+        return ""
+    try:
+        return options_pb2.Options.FromString(options.value).criu_image_path
+    except DecodeError as error:
+        raise InvalidArgumentError(f"invalid task create option: {error}") from error
+
+
+def _prefixed(prefix: str, error: HybridError) -> HybridError:
+    return error_for_code(error.code, f"{prefix}: {error.message}")
+
+
+def _look_at(done: asyncio.Task[int]) -> None:
+    # Nobody else will, and asyncio complains about errors that nobody looked at.
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.warning("a task whose client went away was not made: %s", error)
