@@ -45,7 +45,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM containers WHERE namespace = ?"  # noqa: S608
 _REPLACED = ("labels", "spec", "extensions", "image", "snapshotkey")
 
 
-class SqliteContainerStore:
+class MetadataContainerStore:
     """What is to run; events ``/containers/*`` follow each durable change."""
 
     def __init__(self, database: Database, events: EventPublisher) -> None:

@@ -32,7 +32,7 @@ _COLUMNS = "name, media_type, digest, size, annotations, labels, created_at, upd
 _SELECT = f"SELECT {_COLUMNS} FROM images WHERE namespace = ?"  # noqa: S608 - constants
 
 
-class SqliteImageStore:
+class MetadataImageStore:
     """Names for descriptors; events ``/images/*`` follow each durable change."""
 
     def __init__(self, database: Database, events: EventPublisher) -> None:

@@ -28,7 +28,7 @@ _SELECT = "SELECT id, created_at, labels FROM leases WHERE namespace = ?"
 _SECOND = 1_000_000_000
 
 
-class SqliteLeaseManager:
+class MetadataLeaseManager:
     """Leases of a namespace. There are no events about them."""
 
     def __init__(self, database: Database) -> None:

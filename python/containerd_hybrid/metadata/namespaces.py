@@ -24,7 +24,7 @@ from containerd_hybrid.model.identifiers import quoted, validate_identifier
 from containerd_hybrid.model.labels import stored_labels, validate_labels
 
 
-class SqliteNamespaceStore:
+class MetadataNamespaceStore:
     """Namespaces; events ``/namespaces/*`` follow each durable change, in the namespace itself."""
 
     def __init__(self, database: Database, events: EventPublisher) -> None:

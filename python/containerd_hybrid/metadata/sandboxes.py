@@ -37,7 +37,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM sandboxes WHERE namespace = ?"  # noqa: S608 
 _REPLACED = ("labels", "extensions", "spec", "runtime")
 
 
-class SqliteSandboxStore:
+class MetadataSandboxStore:
     """Sandboxes of a namespace. Their events come from who runs them, not from here."""
 
     def __init__(self, database: Database) -> None:
