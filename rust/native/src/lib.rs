@@ -1,1 +1,36 @@
+//! `containerd_hybrid._native`: thin functions over the crates `layer` and `mounts`.
+//!
+//! Every function takes descriptors instead of bytes where there are any, does its work without the
+//! GIL, and raises exceptions of `containerd_hybrid.errors`. `_native.pyi` mirrors it.
 
+use pyo3::prelude::*;
+
+mod archive;
+mod descriptor;
+mod exceptions;
+mod failure;
+mod ingest;
+mod mounting;
+mod tree;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::archive::{AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers};
+    #[pymodule_export]
+    use crate::ingest::{Ingest, hash_file};
+    #[pymodule_export]
+    use crate::mounting::{
+        MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_temporary,
+    };
+    #[pymodule_export]
+    use crate::tree::{disk_usage, remove_tree};
+}
+
+/// Does `work` without the GIL; a failure, and be it a panic, becomes an exception.
+fn without_gil<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, failure::Failure> + Send,
+) -> PyResult<T> {
+    Ok(py.detach(|| failure::guard(work))?)
+}

@@ -1,0 +1,309 @@
+"""The Rust half of the package (``rust/native``): what touches every byte or makes many system calls.
+
+Every function blocks, so the daemon calls it in a thread; none holds the GIL while it works, and none
+keeps or closes a descriptor it is given. Exceptions are those of ``containerd_hybrid.errors``. Beside
+those named with a function, each raises by the kernel's answer: NotFoundError, PermissionDeniedError,
+ResourceExhaustedError (disk, quota, memory, descriptors), UnavailableError (busy), FailedPreconditionError
+(read-only file system), DataLossError (input/output error), UnimplementedError (this kernel cannot),
+InvalidArgumentError, and InternalError for a bug of ours. Messages name the operation and the path.
+
+Sizes and offsets are bytes. Digests are text, ``sha256:…``.
+"""
+
+# ruff: noqa: PYI021  (this is where the module is documented; there is no other Python source of it)
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TypeAlias, final
+
+from typing_extensions import Buffer
+
+__all__ = [
+    "AppliedLayer",
+    "CancelToken",
+    "DiffedLayer",
+    "Ingest",
+    "MountInfo",
+    "apply_layer",
+    "diff_layers",
+    "disk_usage",
+    "hash_file",
+    "mount_all",
+    "mount_temporary",
+    "mounted",
+    "mountinfo",
+    "remove_tree",
+    "unmount_all",
+    "unmount_temporary",
+]
+
+_Path: TypeAlias = str | PathLike[str]
+_Mount: TypeAlias = tuple[str, str, str, Sequence[str]]
+
+@final
+class CancelToken:
+    """Makes the call it is given to end soon, with CallCancelledError. From any thread, at any time."""
+
+    def __new__(cls) -> CancelToken: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+@final
+class AppliedLayer:
+    """What was found while a layer was applied."""
+
+    @property
+    def digest(self) -> str:
+        """Of the bytes as they were read."""
+
+    @property
+    def size(self) -> int:
+        """Number of the bytes that were read."""
+
+    @property
+    def diff_id(self) -> str:
+        """Digest of the uncompressed archive."""
+
+    @property
+    def unpacked_size(self) -> int:
+        """Length of the uncompressed archive."""
+
+    @property
+    def entries(self) -> int:
+        """Entries of the archive, whiteouts included."""
+
+    @property
+    def compression(self) -> str:
+        """``none``, ``gzip`` or ``zstd``."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was left out because the file system has no place for it; at most 32 messages."""
+
+def apply_layer(
+    fd: int,
+    target: _Path,
+    *,
+    compression: str = "auto",
+    whiteouts: str = "overlay",
+    parents: Sequence[_Path] = (),
+    digest: str | None = None,
+    size: int | None = None,
+    diff_id: str | None = None,
+    max_unpacked: int | None = None,
+    max_entries: int | None = None,
+    sync: bool = False,
+    cancel: CancelToken | None = None,
+) -> AppliedLayer:
+    """Apply the layer that is read from ``fd``, from its offset to its end, to the folder ``target``.
+
+    One pass decompresses, hashes and writes. Nothing of the archive can reach outside of ``target``.
+    After a failure ``target`` holds a part of the layer; the caller removes it.
+
+    Args:
+        fd: A file, pipe or socket.
+        compression: ``auto`` (look at the bytes), ``none``, ``gzip``, ``zstd``.
+        whiteouts: How a deletion is written: ``overlay`` (overlayfs' own marks, for an ``upperdir``),
+            ``overlay-userxattr`` (the same for overlays mounted with ``userxattr``), ``remove`` (delete
+            what is there).
+        parents: With ``overlay``: the lower folders, nearest first, whose attributes a folder gets that
+            the archive does not describe.
+        digest, size, diff_id: What the bytes, and the uncompressed archive, must be.
+        max_unpacked: Most bytes of the uncompressed archive.
+        max_entries: Most entries of the archive.
+        sync: Put the result on stable storage.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError: the layer is not the one that was asked for.
+        InvalidArgumentError: the archive is damaged, ends early, or would leave ``target``.
+        InvalidDigestError: ``digest`` or ``diff_id`` cannot be parsed.
+        ResourceExhaustedError: a limit, or the disk, is used up.
+        UnimplementedError: compressed in a way that nobody reads here.
+        CallCancelledError: by ``cancel``.
+    """
+
+@final
+class DiffedLayer:
+    """The layer that was written."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def diff_id(self) -> str:
+        """Digest of the uncompressed archive."""
+
+    @property
+    def unpacked_size(self) -> int:
+        """Length of the uncompressed archive."""
+
+def diff_layers(
+    lower: _Path | None,
+    upper: _Path,
+    fd: int,
+    *,
+    compression: str,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    cancel: CancelToken | None = None,
+) -> DiffedLayer:
+    """Write to ``fd`` the layer that makes ``upper`` of ``lower``, or of nothing.
+
+    Both are complete trees (mounted views). Equal trees give equal bytes.
+
+    Args:
+        compression: ``none``, ``gzip``, ``zstd``.
+        level: In the format's own scale; None is the format's default.
+        source_date_epoch: Latest modification time in the layer, seconds since 1970.
+
+    Raises:
+        CallCancelledError: by ``cancel``; ``fd`` has a part of the layer then.
+    """
+
+@final
+class Ingest:
+    """The writing end of an ingest: a file and the digest of all that is in it.
+
+    For one thread at a time: a call while another one is running raises UnavailableError. After a failed
+    write, ``offset`` says how much of it arrived.
+    """
+
+    def __new__(cls, fd: int, algorithm: str = "sha256", offset: int = 0) -> Ingest:
+        """Resume at ``offset``: hash what is before it, cut off what is behind it.
+
+        Args:
+            fd: A regular file, open for reading and writing. A duplicate is kept until ``close``.
+            algorithm: ``sha256``, ``sha384`` or ``sha512``.
+
+        Raises:
+            OutOfRangeError: the file ends before ``offset``.
+            InvalidDigestError: the algorithm is not known.
+        """
+
+    def write(self, data: Buffer) -> int:
+        """Append ``data``; the new offset. Only ``bytes`` are written without a copy."""
+
+    def splice_from(self, fd: int, length: int | None = None) -> int:
+        """Append what is read from ``fd``, ``length`` bytes or until its end; the number of bytes.
+
+        Raises:
+            UnavailableError: ``fd`` ended before ``length``; what came is kept.
+        """
+
+    def rehash(self, algorithm: str | None = None) -> str:
+        """Hash anew what is on disk, with another algorithm if one is named; the digest.
+
+        Raises:
+            DataLossError: the file is shorter than what was written to it.
+        """
+
+    def truncate(self) -> None:
+        """Drop everything."""
+
+    def digest(self) -> str:
+        """Of everything written so far."""
+
+    def sync(self) -> None:
+        """Put everything written on stable storage."""
+
+    def close(self) -> None:
+        """Let go of the file; any other call raises FailedPreconditionError from now on."""
+
+    @property
+    def offset(self) -> int:
+        """Number of bytes in the file."""
+
+    @property
+    def algorithm(self) -> str: ...
+
+def hash_file(fd: int, algorithm: str = "sha256") -> str:
+    """The digest of a whole regular file; the offset of ``fd`` does not matter and stays."""
+
+def disk_usage(path: _Path) -> tuple[int, int]:
+    """Allocated bytes and inodes of the folder ``path`` and all below it, hard links counted once."""
+
+def remove_tree(path: _Path) -> bool:
+    """Remove ``path`` and all below it, whatever its depth; False when there was nothing.
+
+    Never follows a link and never enters another mount.
+
+    Raises:
+        InvalidArgumentError: there is a mount point inside, or ``path`` is ``/`` or ends in ``..``.
+    """
+
+def mount_all(mounts: Sequence[_Mount], target: _Path) -> None:
+    """Mount all of ``mounts`` (type, source, target below ``target``, options) in order, or nothing.
+
+    Raises:
+        InvalidArgumentError: an option cannot be right, or the kernel says so.
+        NotFoundError: a source or a target does not exist.
+        UnimplementedError: the kernel has no such file system, or a helper program is not installed.
+    """
+
+def unmount_all(target: _Path, *, lazy: bool = True, patience: float = 1.0) -> None:
+    """Unmount everything on ``target`` and below it. No error when there is nothing, or no ``target``.
+
+    Args:
+        lazy: Detach what is still busy after ``patience``; else raise.
+        patience: Seconds to wait for what is busy.
+
+    Raises:
+        UnavailableError: busy.
+        InvalidArgumentError: ``target`` is ``/``.
+    """
+
+def mount_temporary(mounts: Sequence[_Mount], base: _Path, prefix: str = "mount-") -> str:
+    """Mount on a new folder (mode 0700) in ``base``; its path. ``base`` is made if it does not exist.
+
+    Raises:
+        as :func:`mount_all`; the folder is gone then.
+    """
+
+def unmount_temporary(path: _Path) -> None:
+    """Unmount everything on ``path`` and remove the folder itself, never anything in it.
+
+    Raises:
+        FailedPreconditionError: the folder is not empty.
+    """
+
+def mounted(path: _Path) -> bool:
+    """Whether something is mounted on ``path``, links followed; False when it does not exist."""
+
+@final
+class MountInfo:
+    """One line of ``/proc/self/mountinfo`` (proc(5)), escapes decoded."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def parent(self) -> int: ...
+    @property
+    def major(self) -> int: ...
+    @property
+    def minor(self) -> int: ...
+    @property
+    def root(self) -> str:
+        """Folder of the file system that is mounted."""
+
+    @property
+    def mount_point(self) -> str: ...
+    @property
+    def options(self) -> str:
+        """Of this mount."""
+
+    @property
+    def propagation(self) -> list[str]:
+        """``shared:N``, ``master:N``, ``propagate_from:N``, ``unbindable``."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def super_options(self) -> str:
+        """Of the file system."""
+
+def mountinfo() -> list[MountInfo]:
+    """All mounts this process sees, in the kernel's order."""
