@@ -34,6 +34,7 @@ __all__ = [
     "mountinfo",
     "remove_tree",
     "unmount_all",
+    "unmount_each",
     "unmount_temporary",
 ]
 
@@ -233,8 +234,10 @@ def remove_tree(path: _Path) -> bool:
         InvalidArgumentError: there is a mount point inside, or ``path`` is ``/`` or ends in ``..``.
     """
 
-def mount_all(mounts: Sequence[_Mount], target: _Path) -> None:
+def mount_all(mounts: Sequence[_Mount], target: _Path) -> list[str]:
     """Mount all of ``mounts`` (type, source, target below ``target``, options) in order, or nothing.
+
+    The result are the mount points, links resolved; a ``remount`` has none.
 
     Raises:
         InvalidArgumentError: an option cannot be right, or the kernel says so.
@@ -253,6 +256,9 @@ def unmount_all(target: _Path, *, lazy: bool = True, patience: float = 1.0) -> N
         UnavailableError: busy.
         InvalidArgumentError: ``target`` is ``/``.
     """
+
+def unmount_each(mount_points: Sequence[_Path]) -> None:
+    """Take back what :func:`mount_all` made, and nothing else: the topmost mount of each, the last first."""
 
 def mount_temporary(mounts: Sequence[_Mount], base: _Path, prefix: str = "mount-") -> str:
     """Mount on a new folder (mode 0700) in ``base``; its path. ``base`` is made if it does not exist.

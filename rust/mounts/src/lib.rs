@@ -32,4 +32,4 @@ pub use mountinfo::{MountInfo, is_mountpoint, mountinfo, parse_mountinfo};
 pub use options::{LoopOptions, Options};
 pub use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 pub use temp::{TempMount, remove_temporary};
-pub use unmount::{Patience, unmount, unmount_all};
+pub use unmount::{Patience, unmount, unmount_all, unmount_each};

@@ -37,10 +37,13 @@ const READ_ONLY_KINDS: [&str; 4] = ["erofs", "squashfs", "iso9660", "cramfs"];
 
 /// Mounts all of `mounts` on `target` (or their own targets below it) in order.
 ///
+/// Gives the mount points, links resolved; nothing for a `remount`. [`unmount_each`](crate::unmount_each)
+/// takes back exactly what was mounted.
+///
 /// # Errors
 /// Any [`Error`]; what was mounted before it is taken away again, and [`Error::Undo`] says so where that
 /// was not possible. A `remount` is not undone.
-pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
+pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<Vec<PathBuf>> {
     let parsed = mounts
         .iter()
         .map(|mount| Ok((mount, mount.parse_options()?)))
@@ -48,21 +51,18 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     let mut made = Vec::with_capacity(mounts.len());
     for (mount, options) in &parsed {
         match mount.apply(options, target) {
-            Ok(Some(path)) => made.push(path),
-            Ok(None) => {}
-            Err(first) => return Err(undo(first, made.iter().rev())),
+            Ok(path) => made.extend(path),
+            Err(first) => return Err(undo(first, &made)),
         }
     }
-    Ok(())
+    Ok(made)
 }
 
-/// Takes away the topmost mount of each path; `first` is the error to return.
-fn undo<'a>(first: Error, made: impl Iterator<Item = &'a PathBuf>) -> Error {
-    let failures = made.filter_map(|path| unmount::top(path).err());
-    // All are tried; the first that stays is the one to look at.
-    match failures.collect::<Vec<_>>().into_iter().next() {
-        None => first,
-        Some(second) => Error::Undo {
+/// Takes away what was mounted before `first` happened, which is the error to return.
+fn undo(first: Error, made: &[PathBuf]) -> Error {
+    match unmount::unmount_each(made) {
+        Ok(()) => first,
+        Err(second) => Error::Undo {
             first: Box::new(first),
             second: Box::new(second),
         },
@@ -124,7 +124,7 @@ impl Mount {
             self.call(source, options, place)?;
         }
         self.finish(options, place)
-            .map_err(|first| undo(first, std::iter::once(&place.path().to_owned())))
+            .map_err(|first| undo(first, &[place.path().to_owned()]))
     }
 
     fn call(&self, source: &str, options: &Options, place: &Place) -> Result<()> {

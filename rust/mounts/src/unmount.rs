@@ -54,14 +54,23 @@ fn is_fuse(target: &Path) -> bool {
         .is_some_and(|mount| mount.kind == "fuse" || mount.kind.starts_with("fuse."))
 }
 
-/// Takes away what we have just mounted: by detaching it where somebody was quick to use it.
-pub(crate) fn top(target: &Path) -> Result<()> {
-    match unmount(target, UnmountFlags::NOFOLLOW) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-            unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-        }
-        result => result,
+/// Takes away the topmost mount of each path, the last path first, detaching what is in use already:
+/// the way back from [`mount_all`](crate::mount_all).
+///
+/// # Errors
+/// The first [`Error::Io`]; all are tried.
+pub fn unmount_each(mount_points: &[PathBuf]) -> Result<()> {
+    let mut result = Ok(());
+    for point in mount_points.iter().rev() {
+        let outcome = match unmount(point, UnmountFlags::NOFOLLOW) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+            }
+            outcome => outcome,
+        };
+        result = result.and(outcome);
     }
+    result
 }
 
 /// Unmounts everything on `target`, however often it is stacked, and everything below it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{a_mount, folder, names, on, on_stage};
 use mounts::{
     Error, Mount, Patience, TempMount, UnmountFlags, is_mountpoint, mount_all, remove_temporary,
-    unmount, unmount_all,
+    unmount, unmount_all, unmount_each,
 };
 
 fn overlay(lower: &str, stage: &Path) -> Mount {
@@ -325,7 +325,11 @@ fn a_failure_takes_the_earlier_mounts_away() {
         let error = mount_all(&list, &target).unwrap_err();
         assert_eq!(errno(&error), libc::ENOENT);
         assert_eq!(on(&target), []);
-        mount_all(&list[..2], &target).unwrap();
+        let made = mount_all(&list[..2], &target).unwrap();
+        assert_eq!(made, [target.clone(), target.join("sub")]);
+        // Something else was there before and has to stay.
+        let made = mount_all(&list[..2], &target).unwrap();
+        unmount_each(&made).unwrap();
         assert_eq!(on(&target).len(), 2);
     });
 }

@@ -21,7 +21,8 @@ mod _native {
     use crate::ingest::{Ingest, hash_file};
     #[pymodule_export]
     use crate::mounting::{
-        MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_temporary,
+        MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_each,
+        unmount_temporary,
     };
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};

@@ -25,11 +25,24 @@ fn of_tuples(tuples: Vec<MountTuple>) -> Vec<Mount> {
         .collect()
 }
 
-/// Mounts all of `mounts` on `target` in order, or nothing.
+/// Mounts all of `mounts` on `target` in order, or nothing; gives the mount points.
 #[pyfunction]
-pub fn mount_all(py: Python<'_>, mounts: Vec<MountTuple>, target: PathBuf) -> PyResult<()> {
+pub fn mount_all(
+    py: Python<'_>,
+    mounts: Vec<MountTuple>,
+    target: PathBuf,
+) -> PyResult<Vec<OsString>> {
     let mounts = of_tuples(mounts);
-    without_gil(py, || Ok(mounts::mount_all(&mounts, &target)?))
+    without_gil(py, || {
+        let made = mounts::mount_all(&mounts, &target)?;
+        Ok(made.into_iter().map(PathBuf::into_os_string).collect())
+    })
+}
+
+/// Takes back what `mount_all` made, and nothing else.
+#[pyfunction]
+pub fn unmount_each(py: Python<'_>, mount_points: Vec<PathBuf>) -> PyResult<()> {
+    without_gil(py, || Ok(mounts::unmount_each(&mount_points)?))
 }
 
 /// Unmounts everything on `target` and below it.
