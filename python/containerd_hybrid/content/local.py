@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from containerd_hybrid.content._hashing import hash_file
+from containerd_hybrid._native import hash_file
 from containerd_hybrid.content.api import BlobStat, IngestStatus
 from containerd_hybrid.content.ingest_folder import IngestRecord, format_time, read_record, write_record
 from containerd_hybrid.content.local_ingest import LocalIngest
@@ -121,8 +121,6 @@ class LocalBlobStore:
         fd = self.open(digest)
         try:
             found = hash_file(fd, digest.algorithm)
-        except OSError as error:
-            raise error_for_os(error, f"read content {digest}") from error
         finally:
             os.close(fd)
         if found != str(digest):

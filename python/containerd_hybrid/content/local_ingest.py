@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from containerd_hybrid.content._hashing import Ingest, hash_file
+from containerd_hybrid._native import Ingest
 from containerd_hybrid.content.api import BlobStat
 from containerd_hybrid.content.ingest_folder import IngestRecord, write_updated
 from containerd_hybrid.errors import (
@@ -16,6 +16,7 @@ from containerd_hybrid.errors import (
     DataLossError,
     DigestMismatchError,
     FailedPreconditionError,
+    HybridError,
     SizeMismatchError,
     error_for_os,
 )
@@ -43,6 +44,7 @@ class LocalIngest:
         self._hasher = Ingest(fd, algorithm, record.offset)
         self._folder = folder
         self._fd: int | None = fd
+        self._last_digest: Digest | None = None
         self._publish = publish
         self._release = release
         self._sync = sync
@@ -63,18 +65,17 @@ class LocalIngest:
         with self._busy:
             self._open_fd("write to")
             try:
-                self._hasher.write(data)
-            except OSError as error:
+                self.offset = self._hasher.write(data)
+            except HybridError as error:
                 self._keep()
-                raise error_for_os(error, f"write to ingest {self.key}") from error
-            self.offset += len(data)
+                raise type(error)(f"cannot write to ingest {self.key}: {error.message}") from error
             self.updated_at = time.time_ns()
             return self.offset
 
     def digest(self) -> Digest:
-        """The digest of the bytes so far, also after the end."""
+        """The digest of the bytes so far, also when it is closed."""
         with self._busy:
-            return Digest.parse(self._hasher.digest())
+            return self._last_digest or Digest.parse(self._hasher.digest())
 
     def truncate(self) -> None:
         """Begin again with nothing."""
@@ -82,9 +83,9 @@ class LocalIngest:
             self._open_fd("truncate")
             try:
                 self._hasher.truncate()
-            except OSError as error:
+            except HybridError as error:
                 self._keep()
-                raise error_for_os(error, f"truncate ingest {self.key}") from error
+                raise type(error)(f"cannot truncate ingest {self.key}: {error.message}") from error
             self.offset = 0
             self.updated_at = time.time_ns()
 
@@ -130,7 +131,7 @@ class LocalIngest:
             raise SizeMismatchError(f"unexpected commit size {found}, expected {size}: failed precondition")
         digest = Digest.parse(self._hasher.digest())
         if expected is not None and expected.algorithm != digest.algorithm:
-            digest = Digest.parse(hash_file(fd, expected.algorithm))
+            digest = Digest.parse(self._hasher.rehash(expected.algorithm))
         if expected is not None and expected != digest:
             raise DigestMismatchError(
                 f"unexpected commit digest {digest}, expected {expected}: failed precondition"
@@ -158,6 +159,8 @@ class LocalIngest:
 
     def _let_go(self) -> None:
         if self._fd is not None:
+            self._last_digest = Digest.parse(self._hasher.digest())
+            self._hasher.close()
             os.close(self._fd)
             self._fd = None
             self._release()

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from containerd_hybrid._native import remove_tree
 from containerd_hybrid.errors import HybridError, error_for_os
-from containerd_hybrid.snapshots._trees import remove_tree
 
 _BEING_MADE = "new-"
 _BEING_REMOVED = "rm-"
@@ -57,11 +57,11 @@ class SnapshotFolders:
         """Remove a snapshot's folder in whatever state it is; none is no error."""
         doomed = self._folder / f"{_BEING_REMOVED}{id}"
         try:
-            for folder in (doomed, self._folder / f"{_BEING_MADE}{id}", self.path(id)):
+            remove_tree(doomed)
+            for folder in (self._folder / f"{_BEING_MADE}{id}", self.path(id)):
                 with suppress(FileNotFoundError):
-                    if folder != doomed:
-                        folder.rename(doomed)
-                    remove_tree(str(doomed))
+                    folder.rename(doomed)
+                    remove_tree(doomed)
         except OSError as error:
             raise error_for_os(error, f"remove snapshot {id} from {self._folder}") from error
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from containerd_hybrid._native import disk_usage
 from containerd_hybrid.model import Mount
-from containerd_hybrid.snapshots._trees import disk_usage
 from containerd_hybrid.snapshots.api import DriverSnapshot, Kind, Usage
 from containerd_hybrid.snapshots.copy_tree import copy_tree
 from containerd_hybrid.snapshots.folders import SnapshotFolders
@@ -50,7 +50,7 @@ class NativeSnapshotDriver:
 
     def usage(self, snapshot: DriverSnapshot) -> Usage:
         """The whole copy; what a file system shares by reflinks is counted in full."""
-        return Usage(*disk_usage(str(self._folders.path(snapshot.id))))
+        return Usage(*disk_usage(self._folders.path(snapshot.id)))
 
     def remove(self, id: int) -> None:
         self._folders.remove(id)

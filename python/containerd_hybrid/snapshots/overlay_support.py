@@ -7,9 +7,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from containerd_hybrid._native import mount_all, unmount_all
 from containerd_hybrid.errors import HybridError, UnimplementedError
-from containerd_hybrid.model import Mount
-from containerd_hybrid.snapshots._trees import mount, unmount
 
 _INDEX = Path("/sys/module/overlay/parameters/index")
 _IDENTITY_MAP = ["0", "0", "4294967295"]
@@ -34,16 +33,16 @@ def check(root: Path) -> None:
         )
         merged = folder / "merged"
         try:
-            mount(Mount("overlay", "overlay", options), merged)
-        except (HybridError, OSError) as error:
-            raise UnimplementedError(f"overlayfs does not work in {root}: {error}") from error
+            mount_all([("overlay", "overlay", "", options)], merged)
+        except HybridError as error:
+            raise UnimplementedError(f"overlayfs does not work in {root}: {error.message}") from error
         try:
             (merged / "file").unlink()
             left = list(merged.iterdir())
         except OSError as error:
             raise UnimplementedError(f"overlayfs does not work in {root}: {error}") from error
         finally:
-            unmount(merged)
+            unmount_all(merged)
         if left:
             # Without d_type the kernel cannot tell in a listing that an entry only hides another one.
             raise UnimplementedError(

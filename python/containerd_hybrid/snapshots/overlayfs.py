@@ -13,10 +13,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from containerd_hybrid._native import disk_usage
 from containerd_hybrid.errors import InvalidConfigError, UnimplementedError
 from containerd_hybrid.model import Mount
 from containerd_hybrid.snapshots import overlay_support
-from containerd_hybrid.snapshots._trees import disk_usage
 from containerd_hybrid.snapshots.api import DriverSnapshot, Kind, Usage
 from containerd_hybrid.snapshots.folders import SnapshotFolders
 from containerd_hybrid.snapshots.idmap import GID_LABEL, UID_LABEL, mapped_root
@@ -101,7 +101,7 @@ class OverlaySnapshotDriver:
 
     def usage(self, snapshot: DriverSnapshot) -> Usage:
         """What the snapshot adds to its parents."""
-        return Usage(*disk_usage(str(self._upper(snapshot.id))))
+        return Usage(*disk_usage(self._upper(snapshot.id)))
 
     def remove(self, id: int) -> None:
         self._folders.remove(id)
