@@ -81,6 +81,10 @@ pub enum Error {
     #[error("{}: resolving the path would leave the root", .0.display())]
     Escape(PathBuf),
 
+    /// An option out of its range, e.g. a compression level.
+    #[error("invalid option: {0}")]
+    InvalidOption(String),
+
     /// Text that is not a digest, or an algorithm that is not known.
     #[error("{0}")]
     InvalidDigest(String),

@@ -1,11 +1,20 @@
 //! Making a layer from the difference of two directories.
 
+mod compare;
+mod emit;
+mod encode;
+mod walk;
+
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 
 use crate::CancelFlag;
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+
+use emit::Emitter;
 
 /// Compression of the layer to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,14 +65,18 @@ pub struct Diffed {
 /// Files that differ only where tar's whole seconds hide it are compared by content, as containerd does.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Cancelled`]. `sink` then holds a part of the layer.
+/// [`Error::Io`], [`Error::Cancelled`], [`Error::InvalidOption`] for a level out of range,
+/// [`Error::UnexpectedEof`] when a file shrinks meanwhile. `sink` then holds a part of the layer.
 pub fn diff(
     lower: Option<BorrowedFd<'_>>,
     upper: BorrowedFd<'_>,
     sink: File,
     options: DiffOptions,
 ) -> Result<Diffed> {
-    let _ = (lower, upper, options);
-    drop(sink);
-    Err(Error::io("diff", b"sink", std::io::ErrorKind::Unsupported))
+    encode::run(&sink, &options, |sink| {
+        let mut emitter = Emitter::new(upper, sink, options.source_date_epoch);
+        let cancel = options.cancel.as_ref();
+        walk::walk(lower, upper, cancel, &mut |change| emitter.change(change))?;
+        emitter.finish()
+    })
 }

@@ -7,7 +7,11 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 pub use header::{BLOCK, Kind, Time};
 pub use reader::{Entry, Reader, Stream};
 pub use sparse::Segment;
+pub(crate) use sparse::padding;
+pub(crate) use writer::END_MARK;
+pub use writer::{WriteEntry, write_header};
