@@ -151,7 +151,7 @@ class MetadataContainerStore:
                 "DELETE FROM containers WHERE namespace = ? AND id = ?", (scope.namespace, id)
             )
             if deleted.rowcount == 0:
-                raise NotFoundError(f"container {quoted(id)}: not found")
+                raise NotFoundError(f"container {id}: not found")
             tx.mark_dirty()
             tx.after_commit(lambda: self._events.publish(scope.namespace, ContainerDelete(id)))
 

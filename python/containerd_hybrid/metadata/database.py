@@ -35,6 +35,7 @@ from containerd_hybrid.errors import (
     InternalError,
     ResourceExhaustedError,
     UnavailableError,
+    error_for_os,
 )
 from containerd_hybrid.metadata.api import CommitListener
 from containerd_hybrid.metadata.migrate import migrate
@@ -101,8 +102,12 @@ class SqliteDatabase:
         Raises:
             FailedPreconditionError: another process has it, or a newer release wrote it.
             DataLossError: the file is damaged; the message says what to do.
+            HybridError: it cannot be opened, as :func:`~containerd_hybrid.errors.error_for_os` says.
         """
-        await asyncio.to_thread(self._open)
+        try:
+            await asyncio.to_thread(self._open)
+        except OSError as error:
+            raise error_for_os(error, f"open {self.path}") from error
 
     async def close(self) -> None:
         """Finish the writes that were queued, then release the file. Closing twice is harmless."""

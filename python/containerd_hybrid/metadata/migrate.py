@@ -5,6 +5,7 @@ A migration and its record share one transaction, so a crash leaves either both 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -107,12 +108,15 @@ class _transaction:  # noqa: N801 - reads as a statement
 
 def _statements(script: str) -> Iterator[str]:
     # sqlite3's executescript would commit the transaction the record must share.
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
+    start = 0
+    for semicolon in re.finditer(";", script):
+        statement = script[start : semicolon.end()]
+        # Not within a comment, a string, or a trigger's body.
         if sqlite3.complete_statement(statement):
             yield statement
-            statement = ""
-    code = [line for line in statement.splitlines() if line.strip() and not line.lstrip().startswith("--")]
-    if code:
-        raise InternalError(f"a migration ends within a statement: {code[0]!r}")
+            start = semicolon.end()
+    rest = [
+        line for line in script[start:].splitlines() if line.strip() and not line.lstrip().startswith("--")
+    ]
+    if rest:
+        raise InternalError(f"a migration ends within a statement: {rest[0]!r}")
