@@ -56,7 +56,7 @@ class PluginType(enum.StrEnum):
     HTTP = "io.containerd.http.v1"
 
 
-class SkipPlugin(HybridError):
+class SkipPlugin(HybridError):  # noqa: N818 (containerd's name; skipping is no failure)
     """Raised by a plug-in that cannot work here (a file system, a device); not a failure of the daemon."""
 
     code = "UNIMPLEMENTED"
@@ -70,7 +70,7 @@ class InitContext(Protocol):
     config: Any
 
     def get(self, type: PluginType, kind: type[T], id: str | None = None) -> T:
-        """The instance of another plug-in, checked to be of ``kind``; without ``id`` the only one of its type.
+        """The instance of another plug-in, checked to be of ``kind``; without ``id`` the type's only one.
 
         Raises:
             NotFoundError: there is none, or it failed to start; the message says which and why.

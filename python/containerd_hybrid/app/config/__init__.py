@@ -1,0 +1,1 @@
+"""The daemon's configuration: containerd's TOML files, versions 2 to 4, by containerd's rules."""
