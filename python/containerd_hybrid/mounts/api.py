@@ -18,7 +18,7 @@ class Mounter(Protocol):
         ...
 
     async def unmount(self, target: Path) -> None:
-        """Unmount everything on ``target`` (and below it), lazily if it is busy. No error when nothing is mounted."""
+        """Unmount everything on ``target`` (and below it), lazily if it is busy; nothing is no error."""
         ...
 
     def temporary(
