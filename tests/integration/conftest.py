@@ -7,14 +7,13 @@ tests show that they ask for what containerd does.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from containerd_hybrid.testing.ctr import Ctr
-from containerd_hybrid.testing.daemon import Daemon
+from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import busybox_archive
 
 
@@ -23,20 +22,19 @@ def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return busybox_archive(tmp_path_factory.mktemp("images") / "busybox.tar")
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def address(request: pytest.FixtureRequest) -> str:
     given = os.environ.get("CONTAINERD_ADDRESS_FOR_TESTS")
     if given:
-        yield given
-        return
-    with Daemon(tmp_path_factory.mktemp("daemon")) as daemon:
-        yield daemon.address
+        return given
+    daemon: DaemonProcess = request.getfixturevalue("daemon")
+    return daemon.address
 
 
 @pytest.fixture
-def ctr(address: str, busybox_tar: Path) -> Iterator[Ctr]:
+def ctr(address: str, token: str, busybox_tar: Path) -> Iterator[Ctr]:
     """``ctr`` in a fresh namespace with the busybox image; what a test left there fails it."""
-    client = Ctr(address, f"test-{secrets.token_hex(4)}")
+    client = Ctr(address, token)
     client("image", "import", str(busybox_tar))
     try:
         yield client

@@ -1,0 +1,136 @@
+"""Both sides of a comparison: our daemon and the installed containerd, on a file system of their own.
+
+The two take turns, round by round, so that a noisy machine hits both. A row of the summary says how
+many times containerd's time ours is: below 1 is faster. Only ratios are meant to be quoted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from containerd_hybrid.testing.containerd import StockContainerd
+from containerd_hybrid.testing.ctr import Ctr
+from containerd_hybrid.testing.daemon import DaemonProcess, unmount_below
+from containerd_hybrid.testing.images import busybox_archive
+
+_DISK = 8 << 30
+_ROWS: list[tuple[str, str, float, float]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One daemon of the comparison."""
+
+    name: str
+    ctr: Ctr
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Runs a thing on both sides in turn and notes the ratio."""
+
+    ours: Side
+    theirs: Side
+    benchmark: BenchmarkFixture
+
+    def time(
+        self,
+        name: str,
+        action: Callable[[Side], object],
+        *,
+        rounds: int = 5,
+        reset: Callable[[Side], object] | None = None,
+    ) -> None:
+        """Time ``action``; ``reset`` runs after each time, untimed. The first round only warms up."""
+        ours: list[float] = []
+        theirs: list[float] = []
+        for turn in range(rounds + 1):
+            for side, seconds in ((self.ours, ours), (self.theirs, theirs)):
+                begin = time.perf_counter()
+                action(side)
+                took = time.perf_counter() - begin
+                if turn:
+                    seconds.append(took)
+                if reset is not None:
+                    reset(side)
+        # pytest-benchmark times one side only; the pairs are kept as its extra information.
+        self.benchmark.pedantic(lambda: None, rounds=1)
+        self.note(name, "s, minimum", min(ours), min(theirs))
+        self.note(name, "s, median", statistics.median(ours), statistics.median(theirs))
+
+    def note(self, name: str, unit: str, ours: float, theirs: float) -> None:
+        """Keep a pair of figures for the summary and the JSON report."""
+        self.benchmark.extra_info[f"{name} ({unit})"] = {
+            "ours": ours,
+            "containerd": theirs,
+            "ratio": ours / theirs,
+        }
+        _ROWS.append((name, unit, ours, theirs))
+
+
+@pytest.fixture(scope="session")
+def disk() -> Iterator[Path]:
+    """A fresh ext4 of its own: the machine's may be slow or full of leftovers."""
+    folder = Path(tempfile.mkdtemp(prefix="ch-bench-", dir="/tmp"))
+    image, mounted = folder / "disk", folder / "m"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(_DISK)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
+    try:
+        yield mounted
+    finally:
+        unmount_below(mounted)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def sides(disk: Path) -> Iterator[tuple[Side, Side]]:
+    """Both daemons, with the busybox image."""
+    if shutil.which("containerd") is None or shutil.which("ctr") is None:
+        pytest.skip("containerd is not installed, there is nothing to compare with")
+    archive = busybox_archive(disk / "busybox.tar")
+    ours, theirs = disk / "ours", disk / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    daemon = DaemonProcess(ours, arguments=("--log-level", "info"))
+    daemon.start()
+    try:
+        with StockContainerd(theirs) as stock:
+            pair = (
+                Side("ours", Ctr(daemon.address, "bench"), daemon.pid),
+                Side("containerd", Ctr(stock.address, "bench"), stock.pid),
+            )
+            for side in pair:
+                side.ctr("image", "import", str(archive))
+            yield pair
+    finally:
+        daemon.stop_if_running()
+        daemon.cleanup()
+
+
+@pytest.fixture
+def versus(sides: tuple[Side, Side], benchmark: BenchmarkFixture) -> Versus:
+    return Versus(sides[0], sides[1], benchmark)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _ROWS:
+        return
+    terminalreporter.section("ours beside containerd, in one run")
+    for name, unit, ours, theirs in _ROWS:
+        terminalreporter.write_line(
+            f"{name:<44} {unit:<12} {ours:>10.3f} {theirs:>10.3f}   ratio {ours / theirs:.2f}"
+        )

@@ -1,0 +1,88 @@
+"""The real containerd, to compare with: a private one, on folders and a socket of its own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.testing.daemon import DaemonError, unmount_below
+
+_STARTS_WITHIN = 30.0
+_CONFIG = """\
+version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.restart"]
+
+[grpc]
+  address = "{folder}/c.sock"
+"""
+
+
+class StockContainerd:
+    """Debian's ``containerd`` with everything below ``folder``. Used as ``with``."""
+
+    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+        """
+        Raises:
+            NotFoundError: it is not installed.
+        """
+        program = shutil.which("containerd")
+        if program is None:
+            raise NotFoundError("containerd is not installed: apt-get install containerd")
+        self.folder = folder
+        self.address = str(folder / "c.sock")
+        self.log_file = folder / "containerd.log"
+        self._program = program
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id. DaemonError when it does not run."""
+        if self._process is None:
+            raise DaemonError("containerd was not started")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+        config = self.folder / "config.toml"
+        config.write_text(_CONFIG.format(folder=self.folder))
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        give_up = time.monotonic() + _STARTS_WITHIN
+        command = ["ctr", "--address", self.address, "version"]
+        while subprocess.run(command, capture_output=True, check=False).returncode:
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise DaemonError(f"containerd did not start:\n{self.log_file.read_text()[-2000:]}")
+            time.sleep(0.05)
+        return self
+
+    def stop(self) -> None:
+        """End it; containers run on."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        unmount_below(self.folder)
