@@ -12,10 +12,11 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from containerd_hybrid.errors import HybridError
 from containerd_hybrid.model import Platform
+from containerd_hybrid.rpc.api import Service
 
 T = TypeVar("T")
 ConfigClass: TypeAlias = type[Any]
@@ -62,12 +63,30 @@ class SkipPlugin(HybridError):  # noqa: N818 (containerd's name; skipping is no 
     code = "UNIMPLEMENTED"
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the daemon serves, for the programs it starts. Empty when it does not."""
+
+    grpc: str = ""
+    ttrpc: str = ""
+
+
 class InitContext(Protocol):
-    """What a plug-in is given when it is made. ``config`` is its frozen configuration value."""
+    """What a plug-in is given when it is made. ``config`` is its frozen configuration value.
+
+    ``root`` and ``state`` are its own folders, which it makes when it needs them. What it puts into
+    ``exports``, ``capabilities`` and ``platforms`` is added to the registration's for introspection.
+    """
 
     root: Path
     state: Path
     config: Any
+    addresses: Addresses
+    timeouts: Mapping[str, float]
+    catalog: PluginCatalog
+    exports: dict[str, str]
+    capabilities: list[str]
+    platforms: list[Platform]
 
     def get(self, type: PluginType, kind: type[T], id: str | None = None) -> T:
         """The instance of another plug-in, checked to be of ``kind``; without ``id`` the type's only one.
@@ -111,6 +130,35 @@ class PluginStatus:
 
     plugin: Plugin
     error: HybridError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a plug-in of type GRPC or TTRPC is: services for either socket."""
+
+    grpc: tuple[Service, ...] = ()
+    ttrpc: tuple[Service, ...] = ()
+
+
+class Server(Protocol):
+    """What a plug-in of type SERVER is. Its clean-up is the plug-in's ``on_close``."""
+
+    async def start(self) -> None:
+        """Listen and serve, in the background."""
+        ...
+
+    async def drain(self, timeout: float) -> None:
+        """Accept nothing new and let what runs end, for ``timeout`` seconds at most."""
+        ...
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A plug-in that can take a changed configuration while it runs."""
+
+    def reload(self, config: Any) -> None:
+        """Work with ``config`` from now on."""
+        ...
 
 
 class PluginCatalog(Protocol):
