@@ -130,16 +130,15 @@ async def test_other_paths_are_refused_and_change_nothing(updatable: Subject, pa
 
 
 async def test_labels_have_a_size(sized: Subject) -> None:
-    subject = sized
-    assert await subject.create(SCOPE, "a", {"k": "v" * 4095}) == {"k": "v" * 4095}
+    assert await sized.create(SCOPE, "a", {"k": "v" * 4095}) == {"k": "v" * 4095}
     with pytest.raises(
         InvalidArgumentError, match=r"\(4097 bytes\) greater than maximum size \(4096 bytes\)"
     ):
-        await subject.create(SCOPE, "b", {"k": "v" * 4096})
+        await sized.create(SCOPE, "b", {"k": "v" * 4096})
     # Bytes, not characters.
     with pytest.raises(InvalidArgumentError, match=r"\(4101 bytes\)"):
-        await subject.update(SCOPE, "a", {"k": "é" * 2050}, ["labels.k"])
-    assert await subject.list(SCOPE) == [subject.key("a")]
+        await sized.update(SCOPE, "a", {"k": "é" * 2050}, ["labels.k"])
+    assert await sized.list(SCOPE) == [sized.key("a")]
 
 
 async def test_times(timed: Subject) -> None:
@@ -229,18 +228,15 @@ async def test_events_follow_what_happened_and_nothing_else(subject: Subject) ->
     assert {namespace for namespace, _ in events} <= {home}
 
 
-async def test_labels_draw_the_graph_and_take_it_with_them(
-    subject: Subject, database: SqliteDatabase
-) -> None:
+async def test_labels_draw_the_graph_and_take_it_with_them(node: Subject, database: SqliteDatabase) -> None:
     async def edges() -> set[tuple[str, ...]]:
         query = "SELECT from_type, from_key, to_type, to_key FROM refs WHERE kind = 'label'"
         return await database.read(lambda connection: set(connection.execute(query)))
 
-    subject = node
-    key = subject.key("a")
-    await subject.create(SCOPE, "a", {"containerd.io/gc.ref.content.l0": "sha256:0", "other": "x"})
-    assert await edges() == {(subject.node, key, "content", "sha256:0")}
-    await subject.update(
+    key = node.key("a")
+    await node.create(SCOPE, "a", {"containerd.io/gc.ref.content.l0": "sha256:0", "other": "x"})
+    assert await edges() == {(node.node, key, "content", "sha256:0")}
+    await node.update(
         SCOPE,
         "a",
         {"containerd.io/gc.ref.content.l1": "sha256:1", "containerd.io/gc.ref.snapshot.overlayfs": "s"},
@@ -251,8 +247,8 @@ async def test_labels_draw_the_graph_and_take_it_with_them(
         ],
     )
     assert await edges() == {
-        (subject.node, key, "content", "sha256:1"),
-        (subject.node, key, "snapshots/overlayfs", "s"),
+        (node.node, key, "content", "sha256:1"),
+        (node.node, key, "snapshots/overlayfs", "s"),
     }
-    await subject.delete(SCOPE, "a")
+    await node.delete(SCOPE, "a")
     assert await edges() == set()
