@@ -6,7 +6,6 @@ import asyncio
 import logging
 from pathlib import Path
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
 from containerd_hybrid.containers.api import Container
@@ -19,7 +18,6 @@ from containerd_hybrid.errors import (
 )
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
-from containerd_hybrid.proto.types import mount_pb2
 from containerd_hybrid.proto.types.runc import options_pb2
 from containerd_hybrid.tasks import features
 from containerd_hybrid.tasks.api import CreateTask
@@ -28,6 +26,7 @@ from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.shim import Shim
+from containerd_hybrid.wire import any_to_wire, mount_to_wire
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,8 @@ class Creation:
         spec = container.spec
         if spec is None or not spec.value:
             raise InvalidArgumentError(f"container {container.id} has no spec to run")
-        key = (namespace, container.id)
-        self._table.reserve(key)
-        try:
-            program = self._program(request.runtime_path or container.runtime_name)
-        except BaseException:
-            self._table.release(key)
-            raise
-        making = asyncio.create_task(self._make(namespace, container, spec, request, program))
+        self._table.reserve((namespace, container.id))
+        making = asyncio.create_task(self._make(namespace, container, spec, request))
         self._making.add(making)
         making.add_done_callback(self._making.discard)
         try:
@@ -80,17 +73,13 @@ class Creation:
         if self._making:
             await asyncio.wait(self._making)
 
-    def _program(self, runtime: str) -> Path:
-        try:
-            return self._runtimes.resolve(runtime)
-        except HybridError as error:
-            raise _prefixed("failed to start shim", error) from error
-
-    async def _make(
-        self, namespace: str, container: Container, spec: AnyValue, request: CreateTask, program: Path
-    ) -> int:
+    async def _make(self, namespace: str, container: Container, spec: AnyValue, request: CreateTask) -> int:
         bundle: Bundle | None = None
+        program: Path | None = None
         try:
+            program = await asyncio.to_thread(
+                self._runtimes.resolve, request.runtime_path or container.runtime_name
+            )
             await self._check_features(program, spec, _options(container, request))
             bundle = await self._bundle(namespace, container.id, spec, program)
             shim = await self._shim(program, bundle, container, request)
@@ -122,7 +111,7 @@ class Creation:
             # Nobody has the name, so this is what an earlier clean-up could not take away.
             left = bundles.get(namespace, id)
             log.warning("clearing the left bundle %s", left.path)
-            await self._launcher.clear(left, left.shim_path() or program)
+            await self._launcher.clear(left, await asyncio.to_thread(left.shim_path) or program)
             return await asyncio.to_thread(bundles.create, namespace, id, spec)
 
     async def _shim(self, program: Path, bundle: Bundle, container: Container, request: CreateTask) -> Shim:
@@ -143,22 +132,17 @@ class Creation:
             raise _prefixed("failed to validate OCI runtime features", error) from error
 
     async def _create(self, shim: Shim, container: Container, request: CreateTask) -> int:
-        options = _options(container, request)
         message = pb.CreateTaskRequest(
             id=shim.bundle.id,
             bundle=str(shim.bundle.path),
-            rootfs=[
-                mount_pb2.Mount(type=m.type, source=m.source, target=m.target, options=m.options)
-                for m in request.rootfs
-            ],
+            rootfs=[mount_to_wire(mount) for mount in request.rootfs],
             terminal=request.stdio.terminal,
             stdin=request.stdio.stdin,
             stdout=request.stdio.stdout,
             stderr=request.stdio.stderr,
             checkpoint=request.checkpoint or _checkpoint_of(request.options),
+            options=any_to_wire(_options(container, request)),
         )
-        if options is not None:
-            message.options.CopyFrom(AnyMessage(type_url=options.type_url, value=options.value))
         try:
             response = await shim.call_downgrading("Create", message, pb.CreateTaskResponse)
             if response.pid:

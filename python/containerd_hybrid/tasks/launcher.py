@@ -83,7 +83,7 @@ class Launcher:
         """
         # Before the start, so that a daemon killed during it knows what to clean up with.
         await asyncio.to_thread(bundle.record_shim_path, program)
-        shim_log = ShimLog(bundle)
+        shim_log = await ShimLog.open(bundle)
         try:
             endpoint = await self.programs.start(program, bundle, options)
             await asyncio.to_thread(bootstrap.save, bundle, endpoint)
@@ -104,7 +104,7 @@ class Launcher:
         Raises:
             UnavailableError: it does not.
         """
-        shim_log = ShimLog(bundle)
+        shim_log = await ShimLog.open(bundle)
         try:
             return await self._meet(program, bundle, endpoint, shim_log)
         except BaseException:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -42,6 +41,7 @@ from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.shim import Shim
 from containerd_hybrid.tasks.times import from_wire
+from containerd_hybrid.wire import any_from_wire, any_to_wire
 
 M = TypeVar("M", bound=Message)
 
@@ -104,7 +104,7 @@ class ShimTaskManager:
             stdin=stdio.stdin,
             stdout=stdio.stdout,
             stderr=stdio.stderr,
-            spec=AnyMessage(type_url=spec.type_url, value=spec.value),
+            spec=any_to_wire(spec),
         )
         await self._call(shim, "Exec", request, Empty)
 
@@ -197,9 +197,7 @@ class ShimTaskManager:
         """All processes in the container, by their pids on the host."""
         shim = await self._shim(scope, container_id)
         response = await self._call(shim, "Pids", pb.PidsRequest(id=container_id), pb.PidsResponse)
-        return [
-            ProcessInfo(p.pid, _value(p.info) if p.HasField("info") else None) for p in response.processes
-        ]
+        return [ProcessInfo(p.pid, any_from_wire(p.info)) for p in response.processes]
 
     async def update(
         self, scope: Scope, container_id: str, resources: AnyValue, annotations: Mapping[str, str]
@@ -208,7 +206,7 @@ class ShimTaskManager:
         shim = await self._shim(scope, container_id)
         request = pb.UpdateTaskRequest(
             id=container_id,
-            resources=AnyMessage(type_url=resources.type_url, value=resources.value),
+            resources=any_to_wire(resources),
             annotations=dict(annotations),
         )
         await self._call(shim, "Update", request, Empty)
@@ -232,9 +230,7 @@ class ShimTaskManager:
         if not path:
             raise InvalidArgumentError(f"checkpoint of task {container_id}: a path is required")
         shim = await self._shim(scope, container_id)
-        request = pb.CheckpointTaskRequest(id=container_id, path=path)
-        if options is not None:
-            request.options.type_url, request.options.value = options.type_url, options.value
+        request = pb.CheckpointTaskRequest(id=container_id, path=path, options=any_to_wire(options))
         await self._call(shim, "Checkpoint", request, Empty)
 
     async def close(self) -> None:
@@ -295,7 +291,7 @@ class ShimTaskManager:
         except HybridError as error:
             log.error("collecting metrics for %s: %s", shim.bundle.id, error.message)
             return None
-        return Metric(collected_at, shim.bundle.id, _value(response.stats))
+        return Metric(collected_at, shim.bundle.id, AnyValue(response.stats.type_url, response.stats.value))
 
     async def _why_not_deleted(self, shim: Shim, error: HybridError) -> HybridError:
         # Go's shim has no code for "it still runs"; callers are promised one.
@@ -313,10 +309,6 @@ _STATUSES = {status.value: status for status in Status}
 
 def _prefixed(prefix: str, error: HybridError) -> HybridError:
     return error_for_code(error.code, f"{prefix}: {error.message}")
-
-
-def _value(message: AnyMessage) -> AnyValue:
-    return AnyValue(message.type_url, message.value)
 
 
 def _fields(values: Mapping[str, str]) -> FieldLookup:

@@ -116,7 +116,7 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-    process.wait()
+    process.poll()
 
 
 async def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -129,4 +129,6 @@ async def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _content(file: int) -> bytes:
-    return os.pread(file, _OUTPUT_LIMIT, 0)
+    # Memory, so reading it here keeps nobody waiting.
+    os.lseek(file, 0, os.SEEK_SET)
+    return os.read(file, _OUTPUT_LIMIT)

@@ -13,7 +13,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
 from containerd_hybrid.errors import UnknownError
@@ -28,6 +27,7 @@ from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.process import Finished, run_program
 from containerd_hybrid.tasks.settings import ShimSettings
 from containerd_hybrid.tasks.times import from_wire
+from containerd_hybrid.wire import any_to_wire
 
 # What the shims of containerd 2.3 and later say about standard input in the older form.
 _WANTS_PARAMS = b"shim was started through the deprecated API"
@@ -88,7 +88,7 @@ class ShimPrograms:
             [str(program), "-info"],
             cwd=Path("/"),
             env=os.environ,
-            stdin=_any(options).SerializeToString() if options is not None else b"",
+            stdin=_serialized(options),
             timeout=self.settings.timeouts.load,
         )
         if finished.status:
@@ -102,7 +102,7 @@ class ShimPrograms:
         if program in self._newer:
             stdin = self._params(bundle, options).SerializeToString()
         else:
-            stdin = _any(options).SerializeToString() if options is not None else b""
+            stdin = _serialized(options)
         return await run_program(
             [*self._arguments(program, bundle), *self._debug(), "start"],
             cwd=bundle.path,
@@ -149,9 +149,10 @@ class ShimPrograms:
         if settings.socket_dir:
             params.socket_dir = settings.socket_dir
         if options is not None:
-            params.extensions.add().value.CopyFrom(_any(options))
+            params.extensions.add(value=any_to_wire(options))
         return params
 
 
-def _any(value: AnyValue) -> AnyMessage:
-    return AnyMessage(type_url=value.type_url, value=value.value)
+def _serialized(options: AnyValue | None) -> bytes:
+    message = any_to_wire(options)
+    return message.SerializeToString() if message is not None else b""

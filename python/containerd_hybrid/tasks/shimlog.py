@@ -34,9 +34,18 @@ _LEVELS = {
 class ShimLog:
     """Reads one shim's log until it is closed. Belongs to the event loop."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    @classmethod
+    async def open(cls, bundle: Bundle) -> ShimLog:
+        """Make the FIFO, or take the one that is there, and begin to read.
+
+        Raises:
+            FailedPreconditionError: something else is in its place.
+        """
+        return cls(bundle, await asyncio.to_thread(_open, bundle))
+
+    def __init__(self, bundle: Bundle, descriptor: int) -> None:
         self._bundle = bundle
-        self._descriptor = _open(bundle)
+        self._descriptor = descriptor
         self._rest = b""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._descriptor, self._read)
