@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,13 +23,18 @@ _OPTIONS = [
 ]
 
 
+# What grpc.aio says when a write failed before the status arrived, which it then does not tell any more.
+_LOST_STATUS = "Internal error from Core"
+_BidiCall: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
+
+
 class GrpcTransport:
     """See :class:`containerd_hybrid.client.api.Transport`. Made inside a running event loop."""
 
     def __init__(self, address: str) -> None:
-        """``address`` is the path of a Unix socket."""
-        self._address = address
-        self._channel = grpc.aio.insecure_channel(f"unix:{address}", options=_OPTIONS)
+        """``address`` is the path of a Unix socket, with ``unix://`` before it or not."""
+        self._address = address.removeprefix("unix://")
+        self._channel = grpc.aio.insecure_channel(f"unix:{self._address}", options=_OPTIONS)
 
     async def unary(
         self,
@@ -76,11 +82,15 @@ class GrpcTransport:
         *,
         metadata: Mapping[str, str],
     ) -> AsyncIterator[M]:
-        call = self._channel.stream_stream(
+        # Requests are written by a task of ours: the library's own consumer of an iterator is not
+        # ended with the call, and leaves the iterator running.
+        begin: Any = self._channel.stream_stream(
             f"/{service}/{method}",
             request_serializer=_serialize,
             response_deserializer=response.FromString,
-        )(requests, metadata=tuple(metadata.items()))
+        )
+        call: _BidiCall = begin(metadata=tuple(metadata.items()))
+        writer = asyncio.ensure_future(_write(call, requests))
         try:
             async for message in call:
                 yield message
@@ -88,6 +98,8 @@ class GrpcTransport:
             self._fail(error)
         finally:
             call.cancel()
+            writer.cancel()
+            await asyncio.wait({writer})
 
     async def close(self) -> None:
         await self._channel.close(None)
@@ -95,11 +107,25 @@ class GrpcTransport:
     def _fail(self, error: grpc.aio.AioRpcError) -> NoReturn:
         details = error.details() or ""
         mapped: HybridError = error_for_code(error.code().name, details)
+        if details == _LOST_STATUS:
+            mapped = UnavailableError("the daemon ended the call while it was written to")
         if isinstance(mapped, UnavailableError) and "connect" in details:
             mapped = UnavailableError(
                 f"no daemon answers at {self._address}: start one (containerd-hybrid) or name another socket"
             )
         raise mapped from None
+
+
+async def _write(call: _BidiCall, requests: AsyncIterator[Message]) -> None:
+    try:
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the call has ended; its reader tells how
+    except Exception:
+        call.cancel()
+        raise
 
 
 def _serialize(message: Message) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,10 @@ from containerd_hybrid.client.streams import (
     pack,
     receive_file,
     send_file,
+    transfer_needed,
     while_moving,
 )
-from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.errors import InvalidReferenceError, NotFoundError
 from containerd_hybrid.images.api import Image
 from containerd_hybrid.model import Descriptor, Platform, Reference
 from containerd_hybrid.model.manifest import (
@@ -69,15 +71,15 @@ class AsyncImages:
         Raises:
             NotFoundError: there is no image of that name, as given or as its full name.
         """
-        names = dict.fromkeys((name, full_name(name)))
+        names = [name]
+        with suppress(InvalidReferenceError):  # other clients store other names
+            names = list(dict.fromkeys((full_name(name), name)))
         for candidate in names:
             request = images_pb2.GetImageRequest(name=candidate)
-            try:
+            with suppress(NotFoundError):
                 answer = await self._calls.unary(_IMAGES, "Get", request, images_pb2.GetImageResponse)
-            except NotFoundError:
-                continue
-            return _from_wire(answer.image)
-        raise NotFoundError(f"image {' or '.join(map(repr, names))} not found: import or pull it first")
+                return _from_wire(answer.image)
+        raise NotFoundError(f"image {names[0]!r} not found: import it first")
 
     async def remove(self, name: str, *, sync: bool = True) -> None:
         """Remove the name; with ``sync`` also wait until what only it held is gone."""
@@ -200,7 +202,8 @@ class AsyncImages:
     ) -> None:
         request = transfer_pb2.TransferRequest(source=pack(source), destination=pack(destination))
         if progress is None:
-            await self._calls.unary(_TRANSFER, "Transfer", request, Empty)
+            with transfer_needed():
+                await self._calls.unary(_TRANSFER, "Transfer", request, Empty)
             return
         async with open_stream(self._calls) as stream:
             request.options.progress_stream = stream.name
@@ -210,6 +213,7 @@ class AsyncImages:
                 await listening
             finally:
                 listening.cancel()
+                await asyncio.wait({listening})
 
 
 async def _listen(stream: ClientStream, progress: ProgressSink) -> None:

@@ -11,11 +11,19 @@ from google.protobuf.empty_pb2 import Empty
 
 from containerd_hybrid.client.calls import Calls
 from containerd_hybrid.client.stdio import ProcessStreams
-from containerd_hybrid.errors import HybridError, InvalidArgumentError, NotFoundError
+from containerd_hybrid.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HybridError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2
 from containerd_hybrid.tasks.api import Status
 
 _TASKS = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
+# A killed process that is not gone by then waits for the kernel, for a dead disk perhaps.
+_KILL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +35,26 @@ class Exited:
 
 
 def signal_number(signal: int | str) -> int:
-    """The number of ``9``, ``"9"``, ``"KILL"`` or ``"SIGKILL"``.
+    """The number of ``9``, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``.
 
     Raises:
         InvalidArgumentError: there is no such signal.
     """
-    text = str(signal).upper()
+    text = str(signal).upper().removeprefix("SIG")
+    base, plus, offset = text.partition("+")
+    number = 0
     if text.isdecimal():
         number = int(text)
-    else:
-        name = text if text.startswith("SIG") else f"SIG{text}"
-        found = getattr(signals.Signals, name, None)
-        number = int(found) if found is not None else 0
+    elif not plus or offset.isdecimal():
+        found = getattr(signals.Signals, f"SIG{base}", None)
+        number = int(found) + int(offset or 0) if found is not None else 0
     if not 1 <= number <= signals.SIGRTMAX:
         raise InvalidArgumentError(f"there is no signal {signal!r}")
     return number
 
 
 class AsyncProcess:
-    """A process that was created; ``exec_id`` is empty for the init process."""
+    """A process that was created; ``exec_id`` is empty for the init process, ``pid`` 0 before it runs."""
 
     def __init__(
         self, calls: Calls, container_id: str, exec_id: str, streams: ProcessStreams | None = None
@@ -57,7 +66,11 @@ class AsyncProcess:
         self._streams = streams
 
     async def start(self) -> None:
-        """Let it run."""
+        """Let it run.
+
+        Raises:
+            FailedPreconditionError: it runs already, or has run.
+        """
         request = tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
         self.pid = (await self._calls.unary(_TASKS, "Start", request, tasks_pb2.StartResponse)).pid
 
@@ -65,15 +78,22 @@ class AsyncProcess:
         """Its state now."""
         request = tasks_pb2.GetRequest(container_id=self.container_id, exec_id=self.exec_id)
         answer = await self._calls.unary(_TASKS, "Get", request, tasks_pb2.GetResponse)
+        self.pid = answer.process.pid
         return Status(answer.process.status)
 
     async def wait(self) -> Exited:
-        """Wait until it has ended and all of its output has been handed over."""
-        request = tasks_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
-        answer = await self._calls.unary(_TASKS, "Wait", request, tasks_pb2.WaitResponse)
+        """Wait until it has ended and all of its output has been handed over.
+
+        What it left running and still holds its streams is waited for while it writes.
+
+        Raises:
+            Exception: what the function raised that was given for its output.
+        """
+        exited = await self._wait()
         if self._streams is not None:
             await self._streams.drained()
-        return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
+            await self.detach()
+        return exited
 
     async def kill(self, signal: int | str = signals.SIGTERM, *, all: bool = False) -> None:
         """Send a signal, with ``all`` to every process of the container.
@@ -85,6 +105,40 @@ class AsyncProcess:
             container_id=self.container_id, exec_id=self.exec_id, signal=signal_number(signal), all=all
         )
         await self._calls.unary(_TASKS, "Kill", request, Empty)
+
+    async def stop(self, signal: int | str = signals.SIGTERM, *, timeout: float = 10) -> None:
+        """Ask it to end with ``signal``, and kill it when it has not after ``timeout`` seconds.
+
+        Raises:
+            DeadlineExceededError: it is not gone even then.
+        """
+        ended = asyncio.ensure_future(self._wait())
+        try:
+            with suppress(NotFoundError):
+                await self.kill(signal)
+            await asyncio.wait({ended}, timeout=timeout)
+            if not ended.done():
+                await self._kill_now()
+                await asyncio.wait({ended}, timeout=_KILL_SECONDS)
+            if not ended.done():
+                raise DeadlineExceededError(
+                    f"{self._name} was killed but does not end: see whether it waits for a device or a disk"
+                )
+            ended.result()
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
+    async def pause(self) -> None:
+        """Let no process of the container go on until :meth:`resume`."""
+        await self._calls.unary(
+            _TASKS, "Pause", tasks_pb2.PauseTaskRequest(container_id=self.container_id), Empty
+        )
+
+    async def resume(self) -> None:
+        """Let the processes of a paused container go on."""
+        request = tasks_pb2.ResumeTaskRequest(container_id=self.container_id)
+        await self._calls.unary(_TASKS, "Resume", request, Empty)
 
     async def resize(self, width: int, height: int) -> None:
         """Tell its terminal how many columns and rows there are."""
@@ -104,15 +158,15 @@ class AsyncProcess:
         Raises:
             FailedPreconditionError: it still runs.
         """
-        answer = await self._calls.unary(_TASKS, *self._deletion(), tasks_pb2.DeleteResponse)
+        exited = await self._delete()
         await self.detach()
-        return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
+        return exited
 
     async def detach(self) -> None:
         """Stop following its streams; it goes on."""
-        if self._streams is not None:
-            await self._streams.close()
-            self._streams = None
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            await streams.close()
 
     async def discard(self) -> None:
         """End it, whatever state it is in, and forget it. Nothing is raised when it is gone already."""
@@ -123,18 +177,42 @@ class AsyncProcess:
             await self.detach()
 
     async def _end(self) -> None:
-        with suppress(HybridError):  # it ended, or never started; deleting it tells
-            await self.kill(signals.SIGKILL, all=not self.exec_id)
-        for _ in range(100):
-            status = await self.status()
-            if status in {Status.STOPPED, Status.CREATED}:
-                break
-            await asyncio.sleep(0.02)
-        await self._calls.unary(_TASKS, *self._deletion(), tasks_pb2.DeleteResponse)
+        status = await self.status()
+        # An exec that was never started has no process that could be waited for.
+        if status is not Status.STOPPED and not (status is Status.CREATED and self.exec_id):
+            await self.stop(signals.SIGKILL, timeout=0)
+        await self._delete()
 
-    def _deletion(self) -> tuple[str, tasks_pb2.DeleteTaskRequest | tasks_pb2.DeleteProcessRequest]:
+    async def _kill_now(self) -> None:
+        with suppress(NotFoundError):
+            await self.kill(signals.SIGKILL, all=not self.exec_id)
+        with suppress(HybridError):
+            if await self.status() in {Status.PAUSED, Status.PAUSING}:
+                await self.resume()  # the signal only arrives when the process runs
+
+    async def _wait(self) -> Exited:
+        request = tasks_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
+        answer = await self._calls.unary(_TASKS, "Wait", request, tasks_pb2.WaitResponse)
+        return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
+
+    async def _delete(self) -> Exited:
         if self.exec_id:
-            return "DeleteProcess", tasks_pb2.DeleteProcessRequest(
-                container_id=self.container_id, exec_id=self.exec_id
+            request: tasks_pb2.DeleteTaskRequest | tasks_pb2.DeleteProcessRequest = (
+                tasks_pb2.DeleteProcessRequest(container_id=self.container_id, exec_id=self.exec_id)
             )
-        return "Delete", tasks_pb2.DeleteTaskRequest(container_id=self.container_id)
+            method = "DeleteProcess"
+        else:
+            request = tasks_pb2.DeleteTaskRequest(container_id=self.container_id)
+            method = "Delete"
+        try:
+            answer = await self._calls.unary(_TASKS, method, request, tasks_pb2.DeleteResponse)
+        except FailedPreconditionError as error:
+            raise FailedPreconditionError(
+                f"{self._name} still runs: stop it first ({error.message})"
+            ) from error
+        return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
+
+    @property
+    def _name(self) -> str:
+        process = f"process {self.exec_id!r} of " if self.exec_id else ""
+        return f"{process}container {self.container_id!r}"

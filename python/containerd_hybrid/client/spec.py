@@ -7,9 +7,10 @@ Source: OCI runtime spec 1.2 (config.md, config-linux.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from containerd_hybrid.client.options import RunOptions, User
+from containerd_hybrid.client.system import CAPABILITIES, Device
 from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.model.manifest import ImageConfig
 
@@ -46,84 +47,19 @@ _MASKED_PATHS = (
     "/sys/firmware",
 )
 _READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# null, random, full, tty, zero, urandom, console, pts/*, ptmx: major and minor (devices.txt of the kernel).
+_DEFAULT_DEVICES = ((1, 3), (1, 8), (1, 7), (5, 0), (1, 5), (1, 9), (5, 1), (136, None), (5, 2))
+_CPU_PERIOD = 100_000  # microseconds
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "network")
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """A folder or file of the host in the container; ``options`` as mount(8) has them."""
-
-    source: str
-    destination: str
-    options: tuple[str, ...] = ("rbind", "rw")
-    type: str = "bind"
-
-    @classmethod
-    def parse(cls, text: str) -> Bind:
-        """Parse ``source:destination[:ro]`` or ``type=bind,src=…,dst=…,options=rbind:ro``.
-
-        Raises:
-            InvalidArgumentError: a part is missing.
-        """
-        if "=" in text.partition(":")[0]:
-            parts = dict(item.partition("=")[::2] for item in text.split(","))
-            source = parts.get("source") or parts.get("src") or ""
-            destination = parts.get("destination") or parts.get("dst") or parts.get("target") or ""
-            kind = parts.get("type", "bind")
-            options = tuple(option for option in parts.get("options", "").split(":") if option)
-            if destination:
-                return cls(source or kind, destination, options or ("rbind", "rw"), kind)
-        else:
-            fields = text.split(":")
-            if len(fields) in {2, 3} and all(fields):
-                mode = fields[2] if len(fields) == 3 else "rw"
-                return cls(fields[0], fields[1], ("rbind", *mode.split(",")))
-        raise InvalidArgumentError(
-            f"invalid mount {text!r}: expected source:destination[:ro] or type=…,src=…,dst=…[,options=…]"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Numeric identity of a process."""
-
-    uid: int = 0
-    gid: int = 0
-    groups: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How a container is run; everything left out is the image's choice or containerd's default.
-
-    ``memory_limit`` is in bytes, ``cpus`` in processors, ``stop_signal`` a name or number.
-    """
-
-    env: Mapping[str, str] = field(default_factory=dict)
-    working_dir: str = ""
-    user: str = ""
-    mounts: tuple[Bind, ...] = ()
-    hostname: str = ""
-    host_network: bool = False
-    read_only: bool = False
-    privileged: bool = False
-    terminal: bool = False
-    memory_limit: int | None = None
-    cpus: float | None = None
-    pids_limit: int | None = None
-    capabilities_added: tuple[str, ...] = ()
-    capabilities_dropped: tuple[str, ...] = ()
-    no_new_privileges: bool = True
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-
-def arguments(config: ImageConfig, args: Sequence[str]) -> list[str]:
+def arguments(config: ImageConfig, args: Sequence[str], entrypoint: Sequence[str] = ()) -> list[str]:
     """What to execute: the image's entrypoint with ``args`` or, without any, its own command.
 
     Raises:
         InvalidArgumentError: neither the caller nor the image says what to run.
     """
-    command = [*config.entrypoint, *(args or config.cmd)]
+    command = [*entrypoint, *args] if entrypoint else [*config.entrypoint, *(args or config.cmd)]
     if not command:
         raise InvalidArgumentError("the image names no command to run: give one")
     return command
@@ -161,14 +97,19 @@ def container_spec(
     options: RunOptions,
     *,
     all_capabilities: Sequence[str],
+    host_devices: Sequence[Device],
     cgroup_v2: bool,
 ) -> dict[str, Any]:
-    """The whole spec. ``all_capabilities`` are those that the kernel knows, for privileged containers."""
+    """The whole spec. ``all_capabilities`` and ``host_devices`` are what a privileged container gets.
+
+    Raises:
+        InvalidArgumentError: no command, or a capability or a limit that cannot be.
+    """
     capabilities = _capabilities(options, all_capabilities)
     spec: dict[str, Any] = {
         "ociVersion": "1.2.0",
         "process": process_spec(
-            arguments(config, args),
+            arguments(config, args, options.entrypoint),
             environment(config, options.env, terminal=options.terminal),
             options.working_dir or config.working_dir,
             user,
@@ -188,6 +129,8 @@ def container_spec(
             "readonlyPaths": [] if options.privileged else list(_READONLY_PATHS),
         },
     }
+    if options.privileged:
+        spec["linux"]["devices"] = [_device(device) for device in host_devices]
     return spec
 
 
@@ -211,7 +154,10 @@ def _capabilities(options: RunOptions, known: Sequence[str]) -> list[str]:
 
 def _capability(name: str) -> str:
     upper = name.upper()
-    return upper if upper.startswith("CAP_") else f"CAP_{upper}"
+    full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+    if full != "CAP_ALL" and full not in CAPABILITIES:
+        raise InvalidArgumentError(f"there is no capability {name!r} (capabilities(7) lists them; or ALL)")
+    return full
 
 
 def _namespaces(options: RunOptions, *, cgroup_v2: bool) -> list[dict[str, str]]:
@@ -265,14 +211,41 @@ def _mount(destination: str, type: str, source: str, *options: str) -> dict[str,
     return {"destination": destination, "type": type, "source": source, "options": list(options)}
 
 
-def _resources(options: RunOptions) -> dict[str, Any]:
-    resources: dict[str, Any] = {
-        "devices": [{"allow": options.privileged, "access": "rwm"}],
+def _device(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "type": device.type,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": device.uid,
+        "gid": device.gid,
     }
+
+
+def _resources(options: RunOptions) -> dict[str, Any]:
+    devices: list[dict[str, Any]] = [{"allow": options.privileged, "access": "rwm"}]
+    if not options.privileged:
+        devices += [
+            {"allow": True, "type": "c", "major": major, "access": "rwm"}
+            | ({} if minor is None else {"minor": minor})
+            for major, minor in _DEFAULT_DEVICES
+        ]
+    resources: dict[str, Any] = {"devices": devices}
     if options.memory_limit is not None:
+        _check(options.memory_limit > 0, "memory limit", options.memory_limit)
         resources["memory"] = {"limit": options.memory_limit}
     if options.cpus is not None:
-        resources["cpu"] = {"quota": int(options.cpus * 100_000), "period": 100_000}
+        quota = int(options.cpus * _CPU_PERIOD)
+        # The kernel takes no quota below a millisecond of each period.
+        _check(quota >= 1000, "number of processors", options.cpus)
+        resources["cpu"] = {"quota": quota, "period": _CPU_PERIOD}
     if options.pids_limit is not None:
+        _check(options.pids_limit > 0, "limit of processes", options.pids_limit)
         resources["pids"] = {"limit": options.pids_limit}
     return resources
+
+
+def _check(valid: bool, what: str, value: float) -> None:
+    if not valid:
+        raise InvalidArgumentError(f"invalid {what} {value}: it is too small")

@@ -1,170 +1,160 @@
-"""The streams of a process: FIFOs that its shim writes to and reads from, pumped by threads.
+"""The streams of a process: FIFOs that its shim writes to and reads from, served by threads.
 
-A FIFO's reading end is opened before the shim opens the other, without waiting; the pump starts
-once the shim has, and ends when the shim closes its end, which it does after the last byte. So
-when a pump has ended, its stream is whole.
+A FIFO's reading end is opened before the shim opens the other, without waiting. The shim closes its
+end after the last byte, so when a thread comes to the end of a stream, that stream is whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import select
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-Sink: TypeAlias = int | Callable[[bytes], object] | None
-"""Where output goes: a file descriptor, a function (called in a thread), or nowhere."""
-Source: TypeAlias = int | bytes | None
-"""Where input comes from: a file descriptor, bytes, or nowhere."""
+from containerd_hybrid.client.pumps import Gate, Sink, Source, pump_input, pump_output
 
-_CHUNK = 256 << 10
-_FIFO_ROOT = Path("/run/containerd-hybrid/fifo")
+_NOWHERE = "/dev/null"
+# Output that nobody takes (a pager that is left alone) must not keep a caller who has finished.
+_CLOSING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """What the caller wants of a process's streams. With ``terminal`` there is no separate stderr."""
+    """What the caller wants of a process's streams. With a terminal all output is in ``stdout``."""
 
     stdin: Source = None
     stdout: Sink = None
     stderr: Sink = None
-    terminal: bool = False
 
 
 class ProcessStreams:
     """The FIFOs of one process and the threads that serve them."""
 
-    def __init__(self, streams: Streams, stdin_ended: Callable[[], None] | None = None) -> None:
-        """``stdin_ended`` is called on the event loop when all input was handed over."""
+    def __init__(self, streams: Streams, *, terminal: bool, stdin_ended: Callable[[], None]) -> None:
         self._streams = streams
         self._stdin_ended = stdin_ended
         self._loop = asyncio.get_running_loop()
-        _FIFO_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(dir=_FIFO_ROOT))
-        self._stop_reading, self._stop_writing = os.pipe2(os.O_CLOEXEC)
+        self._gate = Gate()
+        self._folder: Path | None = None
         self._outputs: list[tuple[int, Sink]] = []
-        self._threads: list[threading.Thread] = []
-        self._input: threading.Thread | None = None
-        self.stdin = self._make("stdin") if streams.stdin is not None else ""
-        self.stdout = self._output("stdout", streams.stdout)
-        self.stderr = "" if streams.terminal else self._output("stderr", streams.stderr)
+        self._threads: list[asyncio.Future[None]] = []
+        self._input: asyncio.Future[None] | None = None
+        self.terminal = terminal
+        self.stdin = ""
+        self.stdout = ""
+        self.stderr = ""
+
+    @classmethod
+    async def open(
+        cls, streams: Streams, *, terminal: bool, stdin_ended: Callable[[], None]
+    ) -> ProcessStreams:
+        """Make the FIFOs. ``stdin_ended`` is called on the event loop when all input was handed over."""
+        opened = cls(streams, terminal=terminal, stdin_ended=stdin_ended)
+        try:
+            await asyncio.to_thread(opened._make_all)
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
 
     def start(self) -> None:
-        """Begin to copy; the shim has its ends open now."""
+        """Begin to copy; call it once the shim was told about the FIFOs."""
         for descriptor, sink in self._outputs:
-            self._threads.append(self._thread(_pump_output, descriptor, sink, self._stop_reading))
+            self._threads.append(self._in_thread(pump_output, descriptor, sink, self._gate.watch()))
         self._outputs = []
-        if self.stdin:
-            self._input = self._thread(self._pump_input)
+        if self.stdin and self._streams.stdin is not None:
+            self._input = self._in_thread(
+                self._pump_input, self.stdin, self._streams.stdin, self._gate.watch()
+            )
 
     async def drained(self) -> None:
-        """Wait until every output stream has come to its end."""
+        """The process has ended: wait until its output is whole and was handed over.
+
+        Raises:
+            Exception: what a sink of the caller's raised.
+        """
+        self._gate.end_when_silent()
+        if self._threads:
+            await asyncio.wait(self._threads)
         for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            thread.result()
 
     async def close(self) -> None:
         """Stop what still runs and remove the FIFOs."""
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        if self._stop_writing < 0:
-            return
-        os.close(self._stop_writing)
-        self._stop_writing = -1
-        for thread in (*self._threads, *((self._input,) if self._input else ())):
-            thread.join()
+        self._gate.shut()
+        running = [*self._threads, *((self._input,) if self._input else ())]
+        if running:
+            await asyncio.wait(running, timeout=_CLOSING_SECONDS)
         for descriptor, _ in self._outputs:
             os.close(descriptor)
-        os.close(self._stop_reading)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._outputs = []
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _make_all(self) -> None:
+        """Without any wish there are none, and the shim uses /dev/null; with one, shims want both outputs."""
+        wanted = self._streams
+        if wanted.stdin is None and wanted.stdout is None and wanted.stderr is None and not self.terminal:
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="containerd-hybrid-fifo-", dir=_fifo_root()))
+        if wanted.stdin is not None:
+            self.stdin = self._make("stdin")
+        # A terminal that nobody reads would fill up, so there its output is always taken.
+        self.stdout = self._output("stdout", wanted.stdout, always=self.terminal)
+        if not self.terminal:
+            self.stderr = self._output("stderr", wanted.stderr)
 
     def _make(self, name: str) -> str:
+        assert self._folder is not None
         path = self._folder / name
         os.mkfifo(path, 0o600)
         return str(path)
 
-    def _output(self, name: str, sink: Sink) -> str:
-        if sink is None:
-            return ""
+    def _output(self, name: str, sink: Sink, *, always: bool = False) -> str:
+        if sink is None and not always:
+            return _NOWHERE
         path = self._make(name)
         self._outputs.append((os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), sink))
         return path
 
-    def _thread(self, target: Callable[..., None], *args: object) -> threading.Thread:
-        thread = threading.Thread(target=target, args=args, name="stdio", daemon=True)
-        thread.start()
-        return thread
+    def _pump_input(self, path: str, source: int | bytes, watched: int) -> None:
+        if pump_input(path, source, watched):
+            self._loop.call_soon_threadsafe(self._stdin_ended)
 
-    def _pump_input(self) -> None:
-        try:
-            descriptor = os.open(self.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return  # the process is gone already
-        try:
-            source = self._streams.stdin
-            if isinstance(source, bytes):
-                _write_all(descriptor, source, self._stop_reading)
-            elif source is not None:
-                _copy_input(source, descriptor, self._stop_reading)
-        except OSError:
-            pass  # the process does not read (any more)
-        finally:
-            os.close(descriptor)
-            if self._stdin_ended is not None and self._stop_writing >= 0:
-                self._loop.call_soon_threadsafe(self._stdin_ended)
+    def _in_thread(self, work: Callable[..., None], *args: object) -> asyncio.Future[None]:
+        """Run ``work`` in a thread of its own: it may take as long as the process lives.
 
+        A daemon thread: a terminal that blocks must not keep the interpreter from ending.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
 
-def _pump_output(descriptor: int, sink: Sink, stop: int) -> None:
-    try:
-        while _ready(descriptor, select.POLLIN, stop):
+        def settle(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+                done.exception()  # seen: who does not wait for the end does not care how it came
+
+        def run() -> None:
+            failure: Exception | None = None
             try:
-                data = os.read(descriptor, _CHUNK)
-            except BlockingIOError:
-                continue
-            if not data:
-                return
-            if isinstance(sink, int):
-                _write_all(sink, data, stop)
-            elif sink is not None:
-                sink(data)
-    except OSError:
-        pass  # nobody reads our own output any more
-    finally:
-        os.close(descriptor)
+                work(*args)
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(settle, failure)
+
+        threading.Thread(target=run, name=f"stdio-{work.__name__}", daemon=True).start()
+        return done
 
 
-def _copy_input(source: int, descriptor: int, stop: int) -> None:
-    while _ready(source, select.POLLIN, stop):
-        data = os.read(source, _CHUNK)
-        if not data:
-            return
-        _write_all(descriptor, data, stop)
-
-
-def _write_all(descriptor: int, data: bytes, stop: int) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            if not _ready(descriptor, select.POLLOUT, stop):
-                return
-
-
-def _ready(descriptor: int, event: int, stop: int) -> bool:
-    """Wait for the descriptor; False when the streams are being closed."""
-    poller = select.poll()
-    poller.register(descriptor, event)
-    poller.register(stop, select.POLLHUP)
-    while True:
-        ready = dict(poller.poll())
-        if descriptor in ready:
-            return True
-        if stop in ready:
-            return False
+def _fifo_root() -> str | None:
+    """/run is in memory and only root's; who may not write there has the temp folder."""
+    return "/run" if os.access("/run", os.W_OK) else None

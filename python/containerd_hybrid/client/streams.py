@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from containerd_hybrid.client.calls import Calls
-from containerd_hybrid.errors import UnavailableError
+from containerd_hybrid.errors import UnavailableError, UnimplementedError
 from containerd_hybrid.proto.services.streaming.v1 import streaming_pb2 as pb
 from containerd_hybrid.proto.types.transfer import streaming_pb2
 
 _STREAMING = pb.DESCRIPTOR.services_by_name["Streaming"]
 _CHUNK = 1 << 20
 _WINDOW = 8 << 20
+# gRPC does not learn why a call was refused when that happens while it is written to. Who waits a
+# little (seconds) before the first write is told.
+_OPENING_DELAYS = (0.0, 0.05, 0.5)
 
 
 def pack(message: Message) -> AnyMessage:
@@ -29,10 +32,11 @@ def pack(message: Message) -> AnyMessage:
 class ClientStream:
     """An open stream; ``name`` is what a call refers to it by."""
 
-    def __init__(self, name: str, incoming: AsyncIterator[AnyMessage]) -> None:
+    def __init__(self, calls: Calls, name: str, delay: float = 0) -> None:
         self.name = name
-        self._incoming = incoming
+        self._delay = delay
         self._outgoing: asyncio.Queue[AnyMessage | None] = asyncio.Queue(4)
+        self._incoming = calls.bidi_stream(_STREAMING, "Stream", self._messages(), AnyMessage)
 
     async def send(self, message: Message) -> None:
         """Waits while the transport does not take more."""
@@ -46,7 +50,14 @@ class ClientStream:
         """The next message, None at the end."""
         return await anext(self._incoming, None)
 
+    async def close(self) -> None:
+        """End the call, whatever is still on its way."""
+        if isinstance(self._incoming, AsyncGenerator):
+            await self._incoming.aclose()
+
     async def _messages(self) -> AsyncIterator[AnyMessage]:
+        if self._delay:
+            await asyncio.sleep(self._delay)
         yield pack(pb.StreamInit(id=self.name))
         while (message := await self._outgoing.get()) is not None:
             yield message
@@ -55,18 +66,44 @@ class ClientStream:
 @asynccontextmanager
 async def open_stream(calls: Calls) -> AsyncIterator[ClientStream]:
     """A fresh stream, registered with the daemon."""
-    name = f"hybrid-{secrets.token_hex(8)}"
-    stream = ClientStream(name, _nothing())
-    incoming = calls.bidi_stream(_STREAMING, "Stream", stream._messages(), AnyMessage)
-    stream._incoming = incoming
-    if await stream.receive() is None:
-        raise UnavailableError("the daemon closed a stream that was just opened")
+    stream = await _registered(calls)
     try:
         yield stream
     finally:
-        close = getattr(incoming, "aclose", None)
-        if close is not None:
-            await close()
+        await stream.close()
+
+
+async def _registered(calls: Calls) -> ClientStream:
+    for delay in _OPENING_DELAYS:
+        try:
+            return await _opened(calls, delay)
+        except UnavailableError:
+            continue
+    return await _opened(calls, _OPENING_DELAYS[-1])
+
+
+async def _opened(calls: Calls, delay: float) -> ClientStream:
+    stream = ClientStream(calls, f"hybrid-{secrets.token_hex(8)}", delay)
+    try:
+        with transfer_needed():
+            if await stream.receive() is None:
+                raise UnavailableError("the daemon closed a stream that was just opened")
+    except BaseException:
+        await stream.close()
+        raise
+    return stream
+
+
+@contextmanager
+def transfer_needed() -> Iterator[None]:
+    """Says which daemon a call needs that the one we talk to does not know."""
+    try:
+        yield
+    except UnimplementedError as error:
+        raise UnimplementedError(
+            "this daemon has no transfer service (containerd has it since 1.7): "
+            f"bring images in with its own client, e.g. ctr image import ({error.message})"
+        ) from error
 
 
 async def send_file(stream: ClientStream, source: BinaryIO) -> None:
@@ -122,8 +159,3 @@ async def while_moving(call: Coroutine[Any, Any, None], moving: Coroutine[Any, A
             if not task.done():
                 task.cancel()
         await asyncio.gather(mover, caller, return_exceptions=True)
-
-
-async def _nothing() -> AsyncIterator[AnyMessage]:
-    return
-    yield
