@@ -1,0 +1,130 @@
+//! `delete`: cleans up what a dead shim left: the runtime's container, mounts, the socket.
+//!
+//! containerd runs it after every shim, well-behaved ones too, and waits for it (five seconds at
+//! most): so it looks before it starts a program, and never waits without a limit.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use prost::Message;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::socket;
+use crate::bundle;
+use crate::clock;
+use crate::flags::Flags;
+use crate::log::{self, warn};
+use crate::mounts;
+use crate::options;
+use crate::proto::containerd::task::v3::DeleteResponse;
+use crate::runtime::cli::CliRuntime;
+use crate::runtime::{Call, Result as RuntimeResult, Runtime, RuntimeError};
+
+/// How long the runtime may take.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
+/// What a process ends with that was killed with its shim.
+const KILLED: u32 = 128 + libc::SIGKILL as u32;
+
+pub fn run(flags: &Flags) -> Result<(), String> {
+    log::init(flags.debug, None);
+    if flags.id.is_empty() {
+        return Err("the container's id is missing: -id".into());
+    }
+    let cwd = super::bundle_path(flags)?;
+    // Of a group's containers, the working directory may be another's.
+    let bundle = cwd.parent().unwrap_or(Path::new("/")).join(&flags.id);
+    let bundle = if bundle.is_dir() { bundle } else { cwd };
+
+    let pid = bundle::read_pid(&bundle.join(bundle::INIT_PID)).unwrap_or(0);
+    match options::load(&bundle) {
+        Err(e) => warn!("options of {}: {e}", flags.id),
+        Ok(options) => {
+            let runtime = CliRuntime::new(&options, &flags.namespace, &bundle);
+            if runtime.may_know(&flags.id)
+                && let Err(e) = within(runtime.delete(&flags.id, true), RUNTIME_LIMIT)
+                && !e.mentions("does not exist")
+            {
+                warn!(
+                    "failed to remove runtime container: {}",
+                    e.during(&flags.id)
+                );
+                kill_leftover(pid, &flags.id);
+            }
+        }
+    }
+    if let Err(e) = mounts::unmount_all(&bundle.join(bundle::ROOTFS)) {
+        warn!("failed to cleanup rootfs mount: {e}");
+    }
+    remove_dead_socket(&bundle);
+    let response = DeleteResponse {
+        pid: u32::try_from(pid).unwrap_or(0),
+        exit_status: KILLED,
+        exited_at: Some(clock::timestamp(SystemTime::now())),
+    };
+    std::io::stdout()
+        .write_all(&response.encode_to_vec())
+        .map_err(|e| format!("stdout: {e}"))
+}
+
+/// Waits for a call, with a limit after which its program is killed.
+fn within(call: Call<()>, limit: Duration) -> RuntimeResult<()> {
+    let (pid, finish) = match call {
+        Call::Ready(result) => return result,
+        Call::Child { pid, finish } => (pid, finish),
+    };
+    let failed = |e: rustix::io::Errno| RuntimeError::new(format!("waiting for the runtime: {e}"));
+    let handle = Pid::from_raw(pid).ok_or_else(|| RuntimeError::new("no pid"))?;
+    let handle = pidfd_open(handle, PidfdFlags::empty()).map_err(failed)?;
+    let deadline = Instant::now() + limit;
+    let timed_out = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = rustix::event::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&left)) {
+            Ok(0) => break true,
+            Ok(_) => break false,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    };
+    let mut status = 0;
+    // SAFETY: signals and reaps the child of this process; the status is a live integer.
+    unsafe {
+        if timed_out {
+            libc::kill(pid, libc::SIGKILL);
+        }
+        libc::waitpid(pid, &raw mut status, 0);
+    }
+    if timed_out {
+        return Err(RuntimeError::new(
+            "the runtime did not finish in time and was killed",
+        ));
+    }
+    finish(status)
+}
+
+/// Kills an init the runtime could not; only if its cgroup shows that it is still this container's.
+fn kill_leftover(pid: i32, id: &str) {
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    if pid > 1 && cgroups.lines().any(|line| line.contains(id)) {
+        // SAFETY: sends a signal; no memory is passed.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
+/// A shim that was killed could not remove its socket. A group's may still be served.
+fn remove_dead_socket(bundle: &Path) {
+    let Ok(address) = std::fs::read_to_string(bundle.join(bundle::ADDRESS)) else {
+        return;
+    };
+    let Some(path) = address.trim().strip_prefix("unix://").map(Path::new) else {
+        return;
+    };
+    if path.exists() && socket::is_served(path).is_ok_and(|served| !served) {
+        let _ = std::fs::remove_file(path);
+    }
+}

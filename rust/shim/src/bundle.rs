@@ -1,0 +1,133 @@
+//! The bundle: files containerd puts there, and files it expects the shim to leave.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// The init process's id, written by the runtime.
+pub const INIT_PID: &str = "init.pid";
+/// The mount point of the root file system.
+pub const ROOTFS: &str = "rootfs";
+/// The shim's address, read by containerd 1.6 when it comes back.
+pub const ADDRESS: &str = "address";
+
+pub fn exec_pid_name(exec_id: &str) -> String {
+    format!("{exec_id}.pid")
+}
+
+/// What the shim needs to know of `config.json`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// The group whose containers share one shim, if the container is of one.
+    pub group: Option<String>,
+    /// Whether processes may outlive init: when it has no PID namespace of its own.
+    pub kill_all_on_exit: bool,
+}
+
+/// Annotations that name a group, the first that is present counts.
+const GROUP_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
+
+impl Spec {
+    pub fn read(bundle: &Path) -> io::Result<Self> {
+        let path = bundle.join("config.json");
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let text = std::fs::read(&path).map_err(named)?;
+        let value = serde_json::from_slice(&text).map_err(|e| named(io::Error::other(e)))?;
+        Ok(Self::parse(&value))
+    }
+
+    fn parse(value: &Value) -> Self {
+        let annotations = &value["annotations"];
+        let group = GROUP_ANNOTATIONS
+            .iter()
+            .find_map(|name| annotations[name].as_str());
+        let namespaces = value["linux"]["namespaces"].as_array();
+        let own_pid_namespace = namespaces.into_iter().flatten().any(|namespace| {
+            namespace["type"] == "pid" && namespace["path"].as_str().unwrap_or_default().is_empty()
+        });
+        Self {
+            group: group.map(Into::into),
+            kill_all_on_exit: !own_pid_namespace,
+        }
+    }
+}
+
+pub fn read_pid(path: &Path) -> io::Result<i32> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+    text.trim().parse().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: not a pid: {text:?}", path.display()),
+        )
+    })
+}
+
+/// Writes a file only its owner may read.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)
+}
+
+/// Writes a file so that a reader sees all of it or none.
+pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    std::fs::write(&temporary, content)?;
+    std::fs::rename(&temporary, path).inspect_err(|_| {
+        let _ = std::fs::remove_file(&temporary);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_group_and_the_pid_namespace() {
+        let spec = Spec::parse(&json!({
+            "annotations": {"io.kubernetes.cri.sandbox-id": "pod", "x": "y"},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/x"}]}
+        }));
+        assert_eq!(
+            spec,
+            Spec {
+                group: Some("pod".into()),
+                kill_all_on_exit: false
+            }
+        );
+
+        let spec = Spec::parse(&json!({
+            "annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"},
+            "linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}
+        }));
+        assert_eq!(
+            spec,
+            Spec {
+                group: Some("g".into()),
+                kill_all_on_exit: true
+            }
+        );
+
+        assert_eq!(
+            Spec::parse(&json!({})),
+            Spec {
+                group: None,
+                kill_all_on_exit: true
+            }
+        );
+    }
+}

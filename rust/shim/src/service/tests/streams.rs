@@ -1,0 +1,313 @@
+//! Streams of processes: draining before exits, ends of input, terminals, logging programs.
+
+use super::*;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+const NONBLOCK: OFlags = OFlags::NONBLOCK.union(OFlags::CLOEXEC);
+
+/// Makes the FIFOs of a container in its bundle and names them in the request.
+fn with_fifos(bench: &Bench, id: &str, terminal: bool) -> api::CreateTaskRequest {
+    let mut request = bench.create_request(id);
+    let make = |name: &str| {
+        let path = format!("{}/{name}", request.bundle);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        path
+    };
+    (request.stdin, request.stdout) = (make("stdin"), make("stdout"));
+    if !terminal {
+        request.stderr = make("stderr");
+    }
+    request.terminal = terminal;
+    request
+}
+
+fn reader(path: &str) -> File {
+    File::from(open(path, OFlags::RDONLY | NONBLOCK, Mode::empty()).unwrap())
+}
+
+fn read_all(bench: &mut Bench, file: &mut File) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut chunk = vec![0; 1 << 20];
+    for _ in 0..2000 {
+        match file.read(&mut chunk) {
+            Ok(0) => return all,
+            Ok(n) => all.extend_from_slice(&chunk[..n]),
+            Err(_) => bench.turn(),
+        }
+    }
+    panic!("no end after {} bytes", all.len());
+}
+
+fn stdout_of(bench: &Bench, pid: i32) -> OwnedFd {
+    bench
+        .fake
+        .streams
+        .borrow_mut()
+        .get_mut(&pid)
+        .unwrap()
+        .stdout
+        .take()
+        .unwrap()
+}
+
+#[test]
+fn a_slow_client_gets_everything_before_the_exit_is_told() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", false);
+    let mut client = reader(&request.stdout);
+    let pid = bench.run(&request);
+    let stdout = stdout_of(&bench, pid);
+    let flags = rustix::fs::fcntl_getfl(&stdout).unwrap();
+    rustix::fs::fcntl_setfl(&stdout, flags | OFlags::NONBLOCK).unwrap();
+    let mut written = 0;
+    loop {
+        match rustix::io::write(&stdout, &[b'a'; 4096]) {
+            Ok(n) => written += n,
+            Err(_) => {
+                bench.turn();
+                if rustix::io::write(&stdout, b"b").is_err() {
+                    break;
+                }
+                written += 1;
+            }
+        }
+    }
+    drop(stdout);
+    bench.exits(pid, 0);
+    bench.settle();
+    assert!(bench.told_exits().is_empty(), "the client has not read it");
+    let got = read_all(&mut bench, &mut client);
+    assert_eq!(got.len(), written);
+    assert_eq!(bench.told_exits(), [("box".into(), 0)]);
+}
+
+#[test]
+fn nobody_reading_does_not_hold_up_the_exit() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", false);
+    let pid = bench.run(&request);
+    let stdout = stdout_of(&bench, pid);
+    let flags = rustix::fs::fcntl_getfl(&stdout).unwrap();
+    rustix::fs::fcntl_setfl(&stdout, flags | OFlags::NONBLOCK).unwrap();
+    for _ in 0..3 {
+        while rustix::io::write(&stdout, &[b'a'; 4096]).is_ok() {}
+        bench.settle();
+    }
+    drop(stdout);
+    bench.exits(pid, 0);
+    assert_eq!(bench.told_exits().len(), 1);
+    // Who comes later still finds what is in the FIFO and the pipe.
+    let mut client = reader(&request.stdout);
+    assert!(read_all(&mut bench, &mut client).len() > 64 << 10);
+}
+
+#[test]
+fn a_grandchild_with_the_pipe_does_not_hold_up_the_exit_nor_lose_output() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", false);
+    let mut client = reader(&request.stdout);
+    let pid = bench.run(&request);
+    let grandchild = stdout_of(&bench, pid);
+    rustix::io::write(&grandchild, b"before ").unwrap();
+    bench.exits(pid, 0);
+    assert_eq!(bench.told_exits().len(), 1);
+    rustix::io::write(&grandchild, b"after").unwrap();
+    bench.settle();
+    let mut text = [0; 64];
+    let n = client.read(&mut text).unwrap();
+    assert_eq!(&text[..n], b"before after");
+    bench
+        .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+        .unwrap();
+    assert_eq!(
+        client.read(&mut text).unwrap(),
+        0,
+        "closed with the container"
+    );
+}
+
+#[test]
+fn input_ends_with_close_io_after_the_last_byte() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", false);
+    let pid = bench.run(&request);
+    let stdin = bench
+        .fake
+        .streams
+        .borrow_mut()
+        .get_mut(&pid)
+        .unwrap()
+        .stdin
+        .take()
+        .unwrap();
+    let mut stdin = File::from(stdin);
+    let flags = rustix::fs::fcntl_getfl(&stdin).unwrap();
+    rustix::fs::fcntl_setfl(&stdin, flags | OFlags::NONBLOCK).unwrap();
+    for text in ["first", "second"] {
+        let client = open(&request.stdin, OFlags::WRONLY | NONBLOCK, Mode::empty()).unwrap();
+        rustix::io::write(&client, text.as_bytes()).unwrap();
+        drop(client);
+        bench.settle();
+    }
+    let mut text = [0; 64];
+    let n = stdin.read(&mut text).unwrap();
+    assert_eq!(&text[..n], b"firstsecond");
+    assert!(stdin.read(&mut text).is_err(), "no end yet");
+    let client = open(&request.stdin, OFlags::WRONLY | NONBLOCK, Mode::empty()).unwrap();
+    rustix::io::write(&client, b"last").unwrap();
+    let close = api::CloseIoRequest {
+        id: "box".into(),
+        exec_id: String::new(),
+        stdin: true,
+    };
+    bench.call::<()>("CloseIO", &close).unwrap();
+    drop(client);
+    assert_eq!(read_all(&mut bench, &mut stdin), b"last");
+}
+
+#[test]
+fn input_nobody_reads_is_refused_to_the_client() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", false);
+    let pid = bench.run(&request);
+    drop(
+        bench
+            .fake
+            .streams
+            .borrow_mut()
+            .get_mut(&pid)
+            .unwrap()
+            .stdin
+            .take(),
+    );
+    let client = open(&request.stdin, OFlags::WRONLY | NONBLOCK, Mode::empty()).unwrap();
+    rustix::io::write(&client, b"x").unwrap();
+    bench.settle();
+    assert_eq!(
+        rustix::io::write(&client, b"y"),
+        Err(rustix::io::Errno::PIPE)
+    );
+}
+
+#[test]
+fn a_terminal_copies_resizes_and_ends() {
+    let mut bench = Bench::new();
+    let request = with_fifos(&bench, "box", true);
+    let mut client = reader(&request.stdout);
+    let pid = bench.run(&request);
+    let slave = bench.fake.terminals.borrow_mut().remove(&pid).unwrap();
+    let resize = api::ResizePtyRequest {
+        id: "box".into(),
+        exec_id: String::new(),
+        width: 101,
+        height: 33,
+    };
+    bench.call::<()>("ResizePty", &resize).unwrap();
+    let size = rustix::termios::tcgetwinsize(&slave).unwrap();
+    assert_eq!((size.ws_col, size.ws_row), (101, 33));
+
+    let typist = open(&request.stdin, OFlags::WRONLY | NONBLOCK, Mode::empty()).unwrap();
+    rustix::io::write(&typist, b"typed\n").unwrap();
+    bench.settle();
+    let mut text = [0; 64];
+    let n = rustix::io::read(&slave, &mut text).unwrap();
+    assert_eq!(&text[..n], b"typed\n");
+    let close = api::CloseIoRequest {
+        id: "box".into(),
+        exec_id: String::new(),
+        stdin: true,
+    };
+    bench.call::<()>("CloseIO", &close).unwrap();
+    drop(typist);
+    bench.settle();
+    assert_eq!(
+        rustix::io::read(&slave, &mut text).unwrap(),
+        0,
+        "end of input, not a hang-up"
+    );
+
+    rustix::io::write(&slave, b"shown\n").unwrap();
+    drop(slave);
+    bench.exits(pid, 0);
+    assert_eq!(bench.told_exits().len(), 1);
+    let shown = read_all(&mut bench, &mut client);
+    assert_eq!(String::from_utf8_lossy(&shown), "typed\r\nshown\r\n");
+}
+
+#[test]
+fn a_log_file_is_made_with_its_folder_and_appended_to() {
+    let mut bench = Bench::new();
+    let mut request = bench.create_request("box");
+    let path = bench.dir.join("logs/deep/box.log");
+    request.stdout = format!("file://{}", path.display());
+    request.stderr = request.stdout.clone();
+    for text in ["one\n", "two\n"] {
+        let pid = bench.run(&request);
+        let streams = bench.fake.streams.borrow_mut().remove(&pid).unwrap();
+        File::from(streams.stdout.unwrap())
+            .write_all(text.as_bytes())
+            .unwrap();
+        File::from(streams.stderr.unwrap())
+            .write_all(b"err\n")
+            .unwrap();
+        bench.exits(pid, 0);
+        bench
+            .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+            .unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        "one\nerr\ntwo\nerr\n"
+    );
+}
+
+#[test]
+fn streams_that_cannot_be_opened_are_named() {
+    let mut bench = Bench::new();
+    let mut request = bench.create_request("box");
+    for (stdout, words) in [
+        ("/no/such/fifo", "/no/such/fifo"),
+        ("ftp://x", "unknown STDIO scheme ftp"),
+    ] {
+        request.stdout = stdout.into();
+        let refused = bench.call::<()>("Create", &request).unwrap_err();
+        assert!(refused.1.contains(words), "{}", refused.1);
+    }
+    assert!(bench.fake.calls.borrow().is_empty() && bench.shim.is_empty());
+}
+
+#[test]
+fn many_streams_share_the_loop() {
+    let mut bench = Bench::new();
+    let mut all = Vec::new();
+    for i in 0..8 {
+        let request = with_fifos(&bench, &format!("box{i}"), false);
+        let client = reader(&request.stdout);
+        let pid = bench.run(&request);
+        let mut stdout = File::from(stdout_of(&bench, pid));
+        let writer = std::thread::spawn(move || stdout.write_all(&vec![i; 4 << 20]).unwrap());
+        all.push((i, pid, client, writer));
+    }
+    for (i, pid, mut client, writer) in all {
+        let got = read_all_until(&mut bench, &mut client, 4 << 20);
+        assert!(got.iter().all(|byte| *byte == i));
+        writer.join().unwrap();
+        bench.exits(pid, 0);
+    }
+    assert_eq!(bench.told_exits().len(), 8);
+}
+
+fn read_all_until(bench: &mut Bench, file: &mut File, length: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut chunk = vec![0; 1 << 20];
+    while all.len() < length {
+        match file.read(&mut chunk) {
+            Ok(0) => panic!("ended at {}", all.len()),
+            Ok(n) => all.extend_from_slice(&chunk[..n]),
+            Err(_) => bench.turn(),
+        }
+    }
+    all
+}

@@ -1,0 +1,418 @@
+//! The serving shim: its tables, and the loop that moves everything.
+//!
+//! One thread owns all state. Handlers are given `&mut Shim`, do what can be done now and leave a
+//! [`Step`] for the rest: for a child's exit, the end of output, a logging program. No handler
+//! waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant, SystemTime};
+
+use prost::Message;
+
+use crate::container::Container;
+use crate::event_loop::{EventLoop, Timer, TimerId, Token};
+use crate::events::Publisher;
+use crate::log::{debug, error, info, warn};
+use crate::process::{Phase, Process, ProcessId};
+use crate::runtime::{self, Call, Factory};
+use crate::stdio::logger::Starting;
+use crate::streams::RunningPump;
+use crate::ttrpc::Status;
+use crate::ttrpc::server::{Reply, ReplyKey, Server};
+
+/// What goes on later.
+pub type Step = Box<dyn FnOnce(&mut Shim)>;
+/// What goes on when a child has exited, with its wait status.
+type ChildStep = Box<dyn FnOnce(&mut Shim, i32)>;
+/// What goes on when a logging program is ready, or failed to be.
+pub type LoggerStep = Box<dyn FnOnce(&mut Shim, io::Result<i32>)>;
+
+/// How long pending events may hold up a shim that was asked to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// A shim with nothing to supervise and nobody connected leaves after this.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Freed memory is given back after this much quiet.
+const TRIM_AFTER: Duration = Duration::from_millis(500);
+
+pub struct Shim {
+    pub namespace: String,
+    pub make_runtime: Factory,
+    pub events: EventLoop,
+    pub server: Server,
+    pub publisher: Publisher,
+    pub containers: BTreeMap<String, Container>,
+    /// Ids of containers that are being made.
+    pub creating: BTreeSet<String>,
+    pub processes: BTreeMap<ProcessId, Process>,
+    /// Live processes of containers by pid.
+    pub pids: BTreeMap<i32, ProcessId>,
+    pub pumps: BTreeMap<u32, RunningPump>,
+    /// Logging programs that have not said yet that they are ready.
+    pub starting_loggers: BTreeMap<u32, (Starting, u64, TimerId, LoggerStep)>,
+    /// Logging programs that exited before they belonged to a process.
+    pub gone_loggers: BTreeSet<i32>,
+    children: BTreeMap<i32, ChildStep>,
+    /// Runtime calls under way that make a process: its exit may be reaped before its pid is known.
+    making: usize,
+    early_exits: BTreeMap<i32, (i32, SystemTime)>,
+    deferred: Vec<Step>,
+    signals: Option<(OwnedFd, u64)>,
+    next_id: u32,
+    leave_at: Option<Instant>,
+    idle_timer: Option<TimerId>,
+    trim_timer: Option<TimerId>,
+}
+
+impl Shim {
+    pub fn new(namespace: &str, publisher: Publisher, make_runtime: Factory) -> io::Result<Self> {
+        let mut shim = Self {
+            namespace: namespace.into(),
+            make_runtime,
+            events: EventLoop::new()?,
+            server: Server::default(),
+            publisher,
+            containers: BTreeMap::new(),
+            creating: BTreeSet::new(),
+            processes: BTreeMap::new(),
+            pids: BTreeMap::new(),
+            pumps: BTreeMap::new(),
+            starting_loggers: BTreeMap::new(),
+            gone_loggers: BTreeSet::new(),
+            children: BTreeMap::new(),
+            making: 0,
+            early_exits: BTreeMap::new(),
+            deferred: Vec::new(),
+            signals: None,
+            next_id: 0,
+            leave_at: None,
+            idle_timer: None,
+            trim_timer: None,
+        };
+        shim.watch_idleness();
+        Ok(shim)
+    }
+
+    /// Serves until asked to leave; `signals` is a signalfd for SIGCHLD and the signals to end by.
+    pub fn serve(mut self, listener: UnixListener, signals: OwnedFd) -> io::Result<()> {
+        self.server.listen(&mut self.events, listener)?;
+        let registration = self.events.add(&signals, Token::Signals)?;
+        self.signals = Some((signals, registration));
+        while !self.finished() {
+            let limit = self
+                .leave_at
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            self.turn(limit)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for events and handles them; `limit` bounds the wait.
+    pub fn turn(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        let limit = if self.deferred.is_empty() {
+            limit
+        } else {
+            Some(Duration::ZERO)
+        };
+        let (tokens, timers) = self.events.wait(limit)?;
+        for token in &tokens {
+            self.on_token(*token);
+            self.run_deferred();
+        }
+        for timer in timers {
+            self.on_timer(timer);
+            self.run_deferred();
+        }
+        self.run_deferred();
+        if !tokens.is_empty() && self.trim_timer.is_none() {
+            self.trim_timer = Some(self.events.arm(TRIM_AFTER, Timer::Trim));
+        }
+        Ok(())
+    }
+
+    fn on_token(&mut self, token: Token) {
+        match token {
+            Token::Signals => self.on_signals(),
+            Token::Listener => self.server.accept(&mut self.events),
+            Token::Connection(id) => {
+                for call in self.server.serve(&mut self.events, id) {
+                    self.dispatch(call);
+                    self.run_deferred();
+                }
+                self.watch_idleness();
+            }
+            Token::Publisher => self.drive_publisher(),
+            Token::Pump(id) => self.drive_pump(id),
+            Token::LoggerReady(key) => self.check_logger(key, false),
+            Token::Oom(process) => self.on_oom(process),
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Deadline { connection, stream } => {
+                self.server.expire(&mut self.events, connection, stream);
+            }
+            Timer::Drain(process) => self.on_drain_timer(process),
+            Timer::LoggerReady(key) => self.check_logger(key, true),
+            Timer::LoggerStop(process) => self.press_logger(process),
+            Timer::PublishRetry | Timer::PublishTimeout => {
+                self.publisher.on_timer(&mut self.events, timer);
+                self.drive_publisher();
+            }
+            Timer::Accept => self.server.accept(&mut self.events),
+            Timer::Idle => {
+                self.idle_timer = None;
+                if self.is_idle() {
+                    info!("nothing to supervise and nobody connected: leaving");
+                    self.leave();
+                }
+            }
+            Timer::Trim => {
+                self.trim_timer = None;
+                // SAFETY: gives free heap pages back to the kernel; touches no live allocation.
+                unsafe { libc::malloc_trim(0) };
+            }
+        }
+    }
+
+    fn run_deferred(&mut self) {
+        while !self.deferred.is_empty() {
+            for step in std::mem::take(&mut self.deferred) {
+                step(self);
+            }
+        }
+    }
+
+    /// Runs `step` before the loop waits again, outside the caller's borrows.
+    pub fn defer(&mut self, step: impl FnOnce(&mut Shim) + 'static) {
+        self.deferred.push(Box::new(step));
+    }
+
+    pub fn new_id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    // Runtime calls and children.
+
+    /// Goes on with `then` when the call is finished; the child's pid if there is one.
+    pub fn run<T: 'static>(
+        &mut self,
+        call: Call<T>,
+        then: impl FnOnce(&mut Shim, runtime::Result<T>) + 'static,
+    ) -> Option<i32> {
+        match call {
+            Call::Ready(result) => {
+                self.defer(move |shim| then(shim, result));
+                None
+            }
+            Call::Child { pid, finish } => {
+                self.children.insert(
+                    pid,
+                    Box::new(move |shim, status| {
+                        let result = finish(status);
+                        then(shim, result);
+                    }),
+                );
+                Some(pid)
+            }
+        }
+    }
+
+    /// As [`Shim::run`], for calls that make a process. If the request's deadline passes first,
+    /// the runtime program is killed, so that the call fails rather than finish unseen.
+    pub fn run_making<T: 'static>(
+        &mut self,
+        call: Call<T>,
+        key: ReplyKey,
+        then: impl FnOnce(&mut Shim, runtime::Result<T>) + 'static,
+    ) {
+        self.making += 1;
+        let pid = self.run(call, move |shim, result| {
+            shim.server.forget_child(key);
+            then(shim, result);
+            shim.making -= 1;
+            if shim.making == 0 {
+                shim.early_exits.clear();
+            }
+        });
+        if let Some(pid) = pid {
+            self.server.kill_at_deadline(key, pid);
+        }
+    }
+
+    pub fn on_child_exit(&mut self, pid: i32, then: impl FnOnce(&mut Shim, i32) + 'static) {
+        self.children.insert(pid, Box::new(then));
+    }
+
+    /// A child of this process was reaped.
+    pub fn child_exited(&mut self, pid: i32, status: i32, at: SystemTime) {
+        if let Some(step) = self.children.remove(&pid) {
+            step(self, status);
+        } else if let Some(process) = self.pids.get(&pid) {
+            self.process_exited(*process, status, at);
+        } else if self.making > 0 {
+            self.early_exits.insert(pid, (status, at));
+        } else {
+            debug!("reaped {pid}, an orphan of a container");
+        }
+    }
+
+    /// From now on the exit of `pid` is this process's, and so is one already reaped.
+    pub fn track(&mut self, process: ProcessId, pid: i32) {
+        self.pids.insert(pid, process);
+        if let Some((status, at)) = self.early_exits.remove(&pid) {
+            self.process_exited(process, status, at);
+        }
+    }
+
+    fn on_signals(&mut self) {
+        let Some((fd, _)) = &self.signals else { return };
+        for signal in crate::reaper::drain_signals(fd) {
+            match signal {
+                libc::SIGTERM | libc::SIGINT => {
+                    info!("caught signal {signal}: leaving");
+                    self.leave();
+                }
+                libc::SIGUSR1 => info!(
+                    "{} containers, {} processes, {} copies, {} children, {} events queued",
+                    self.containers.len(),
+                    self.processes.len(),
+                    self.pumps.len(),
+                    self.children.len(),
+                    self.publisher.queued()
+                ),
+                _ => {}
+            }
+        }
+        // Signals merge: one SIGCHLD may stand for many exits.
+        while let Some((pid, status)) = crate::reaper::reap_one() {
+            self.child_exited(pid, status, SystemTime::now());
+            self.run_deferred();
+        }
+    }
+
+    // Answers.
+
+    pub fn answer(&mut self, reply: Reply, message: &impl Message) {
+        self.server
+            .answer(&mut self.events, reply, Ok(message.encode_to_vec()));
+    }
+
+    pub fn refuse(&mut self, reply: Reply, status: Status) {
+        debug!("request refused: {status}");
+        self.server.answer(&mut self.events, reply, Err(status));
+    }
+
+    /// Answers with an empty message or the refusal.
+    pub fn conclude(&mut self, reply: Reply, result: Result<(), Status>) {
+        match result {
+            Ok(()) => self.answer(reply, &()),
+            Err(status) => self.refuse(reply, status),
+        }
+    }
+
+    // Events.
+
+    pub fn publish(&mut self, topic: &str, name: &str, message: &impl Message) {
+        self.publisher.push(&self.namespace, topic, name, message);
+        self.drive_publisher();
+    }
+
+    pub fn drive_publisher(&mut self) {
+        if let Some(pid) = self.publisher.drive(&mut self.events) {
+            self.on_child_exit(pid, |shim, status| {
+                shim.publisher.program_done(&mut shim.events, status == 0);
+                shim.drive_publisher();
+            });
+        }
+    }
+
+    // One operation after the other on a process.
+
+    /// Runs `step` when no other operation changes the process; it must end in [`Shim::unlock`].
+    pub fn lock(&mut self, process: ProcessId, step: impl FnOnce(&mut Shim) + 'static) {
+        let Some(p) = self.processes.get_mut(&process) else {
+            return step(self);
+        };
+        if p.busy {
+            p.queue.push_back(Box::new(step));
+        } else {
+            p.busy = true;
+            step(self);
+        }
+    }
+
+    pub fn unlock(&mut self, process: ProcessId) {
+        let Some(p) = self.processes.get_mut(&process) else {
+            return;
+        };
+        match p.queue.pop_front() {
+            Some(step) => self.deferred.push(step),
+            None => p.busy = false,
+        }
+    }
+
+    /// Takes a process off the table. Who waited for its lock finds it gone.
+    pub fn remove_process(&mut self, process: ProcessId) {
+        if let Some(mut p) = self.processes.remove(&process) {
+            p.phase = Phase::Deleted;
+            self.pids.retain(|_, owner| *owner != process);
+            self.deferred.extend(p.queue);
+        }
+    }
+
+    // Leaving.
+
+    /// Stops taking connections and leaves once all that is due has been sent.
+    pub fn leave(&mut self) {
+        if self.leave_at.is_some() {
+            return;
+        }
+        self.leave_at = Some(Instant::now() + FLUSH_LIMIT);
+        self.server.stop_listening(&mut self.events);
+    }
+
+    pub fn finished(&self) -> bool {
+        let Some(at) = self.leave_at else {
+            return false;
+        };
+        if Instant::now() >= at {
+            warn!(
+                "leaving with {} events not delivered",
+                self.publisher.queued()
+            );
+            return true;
+        }
+        self.server.all_sent() && self.publisher.queued() == 0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.creating.is_empty()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_empty() && !self.server.has_connections()
+    }
+
+    fn watch_idleness(&mut self) {
+        match self.idle_timer {
+            None if self.is_idle() => {
+                self.idle_timer = Some(self.events.arm(IDLE_LIMIT, Timer::Idle));
+            }
+            Some(timer) if !self.is_idle() => {
+                self.events.disarm(timer);
+                self.idle_timer = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// An error nobody asked about.
+    pub fn complain(&self, what: &str, error: &dyn std::fmt::Display) {
+        error!("{what}: {error}");
+    }
+}

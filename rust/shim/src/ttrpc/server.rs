@@ -1,0 +1,542 @@
+//! The server's side: connections, request validation, answers.
+//!
+//! Calls run concurrently, over one connection or many: a call is handed out with a [`Reply`] and
+//! answered whenever its answer is known. What is wrong with a request is answered here, in the
+//! words of Go's ttrpc server.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use prost::Message;
+
+use super::frame::{self, Decoded, Frame};
+use super::status::{Code, Status};
+use super::stream::{FrameStream, ReadState};
+use crate::event_loop::{EventLoop, Registration, Timer, TimerId, Token};
+use crate::log::{error, warn};
+use crate::proto::ttrpc::{Request, Response};
+
+/// A connection whose client leaves more than this unread is not read from, in bytes.
+const UNSENT_LIMIT: usize = 1 << 20;
+
+/// The right, and the duty, to answer one call.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a call that is never answered hangs its client"]
+pub struct Reply {
+    connection: u32,
+    stream: u32,
+}
+
+/// A call's place: connection and stream.
+pub type ReplyKey = (u32, u32);
+
+impl Reply {
+    pub fn key(&self) -> ReplyKey {
+        (self.connection, self.stream)
+    }
+}
+
+#[derive(Debug)]
+pub struct Call {
+    pub reply: Reply,
+    pub service: String,
+    pub method: String,
+    pub payload: Vec<u8>,
+}
+
+struct Connection {
+    stream: FrameStream,
+    registration: Registration,
+    last_id: u32,
+    /// Calls without an answer, with the timer of those that have a deadline.
+    open: BTreeMap<u32, Option<TimerId>>,
+}
+
+#[derive(Default)]
+pub struct Server {
+    listener: Option<(UnixListener, Registration)>,
+    connections: BTreeMap<u32, Connection>,
+    next_connection: u32,
+    /// Programs that work for a call and have to end at its deadline.
+    workers: BTreeMap<ReplyKey, i32>,
+}
+
+impl Server {
+    pub fn listen(&mut self, events: &mut EventLoop, listener: UnixListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let registration = events.add(&listener, Token::Listener)?;
+        self.listener = Some((listener, registration));
+        Ok(())
+    }
+
+    /// Takes no more connections. The name goes first: who finds it must find a shim that stays.
+    pub fn stop_listening(&mut self, events: &mut EventLoop) {
+        if let Some((listener, registration)) = self.listener.take() {
+            if let Ok(address) = listener.local_addr()
+                && let Some(path) = address.as_pathname()
+            {
+                let _ = std::fs::remove_file(path);
+            }
+            events.remove(&listener, registration);
+        }
+    }
+
+    pub fn accept(&mut self, events: &mut EventLoop) {
+        loop {
+            let Some((listener, _)) = &self.listener else {
+                return;
+            };
+            match listener.accept() {
+                Ok((socket, _)) => {
+                    if let Err(e) = self.admit(events, socket) {
+                        error!("ttrpc: refusing connection: {e}");
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    // Out of descriptors, most likely: the backlog keeps the caller until then.
+                    error!("ttrpc: failed accept: {e}; trying again");
+                    events.arm(Duration::from_millis(100), Timer::Accept);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a connection of the same user in; any other user's is refused.
+    pub fn admit(&mut self, events: &mut EventLoop, socket: UnixStream) -> io::Result<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        if peer.uid != uid || peer.gid != gid {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "invalid credentials: peer is uid {:?}, gid {:?}",
+                    peer.uid, peer.gid
+                ),
+            ));
+        }
+        let stream = FrameStream::new(socket)?;
+        self.next_connection += 1;
+        let id = self.next_connection;
+        let registration = events.add(&stream, Token::Connection(id))?;
+        self.connections.insert(
+            id,
+            Connection {
+                stream,
+                registration,
+                last_id: 0,
+                open: BTreeMap::new(),
+            },
+        );
+        Ok(id)
+    }
+
+    /// Serves a connection that became readable or writable and returns the calls it brought.
+    pub fn serve(&mut self, events: &mut EventLoop, id: u32) -> Vec<Call> {
+        let mut calls = Vec::new();
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return calls;
+        };
+        if let Err(e) = connection.stream.flush() {
+            self.close(events, id, Some(&e));
+            return calls;
+        }
+        if connection.stream.unsent() > UNSENT_LIMIT {
+            return calls;
+        }
+        let state = connection.stream.read();
+        while let Some(decoded) = connection.stream.next() {
+            match connection.validate(id, decoded) {
+                Ok(Some((call, timeout))) => {
+                    let timer = timeout.map(|after| {
+                        let stream = call.reply.stream;
+                        events.arm(
+                            after,
+                            Timer::Deadline {
+                                connection: id,
+                                stream,
+                            },
+                        )
+                    });
+                    connection.open.insert(call.reply.stream, timer);
+                    calls.push(call);
+                }
+                Ok(None) => {}
+                Err((stream, status)) => connection.respond(stream, Err(status)),
+            }
+        }
+        let flushed = connection.stream.flush();
+        match (state, flushed) {
+            (Ok(ReadState::More), Ok(())) => events.again(Token::Connection(id)),
+            (Ok(ReadState::Drained), Ok(())) => {}
+            (Ok(ReadState::Closed { torn }), _) => {
+                if torn {
+                    warn!("ttrpc: connection closed in the middle of a message");
+                }
+                self.close(events, id, None);
+            }
+            (Err(e), _) | (_, Err(e)) => self.close(events, id, Some(&e)),
+        }
+        calls
+    }
+
+    /// Answers a call. If its client is gone or its deadline has passed, nobody is told.
+    pub fn answer(
+        &mut self,
+        events: &mut EventLoop,
+        reply: Reply,
+        result: Result<Vec<u8>, Status>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&reply.connection) else {
+            return;
+        };
+        let Some(timer) = connection.open.remove(&reply.stream) else {
+            return;
+        };
+        if let Some(timer) = timer {
+            events.disarm(timer);
+        }
+        connection.respond(reply.stream, result);
+        if let Err(e) = connection.stream.flush() {
+            self.close(events, reply.connection, Some(&e));
+        }
+    }
+
+    /// The child `pid` works for a call and is killed should its deadline pass.
+    pub fn kill_at_deadline(&mut self, key: ReplyKey, pid: i32) {
+        self.workers.insert(key, pid);
+    }
+
+    pub fn forget_child(&mut self, key: ReplyKey) {
+        self.workers.remove(&key);
+    }
+
+    /// A call's deadline has passed: its client is told, its later answer is dropped.
+    pub fn expire(&mut self, events: &mut EventLoop, connection: u32, stream: u32) {
+        if let Some(pid) = self.workers.get(&(connection, stream)) {
+            // SAFETY: signals a child that has not been reaped; no memory is passed.
+            unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+        self.answer(
+            events,
+            Reply { connection, stream },
+            Err(Status::deadline_exceeded()),
+        );
+    }
+
+    /// Whether the call's deadline has passed: its client, still there, was told that it failed.
+    /// A client that went away was told nothing, and finds what was done when it comes back.
+    pub fn expired(&self, reply: &Reply) -> bool {
+        self.connections
+            .get(&reply.connection)
+            .is_some_and(|c| !c.open.contains_key(&reply.stream))
+    }
+
+    pub fn has_connections(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
+    /// True when every answer has left this process.
+    pub fn all_sent(&self) -> bool {
+        self.connections.values().all(|c| c.stream.unsent() == 0)
+    }
+
+    fn close(&mut self, events: &mut EventLoop, id: u32, error: Option<&io::Error>) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        match error.map(io::Error::kind) {
+            None | Some(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            Some(_) => error!(
+                "ttrpc: connection failed: {}",
+                error.unwrap_or(&io::Error::other(""))
+            ),
+        }
+        events.remove(&connection.stream, connection.registration);
+        for timer in connection.open.into_values().flatten() {
+            events.disarm(timer);
+        }
+    }
+}
+
+type Validated = Result<Option<(Call, Option<Duration>)>, (u32, Status)>;
+
+impl Connection {
+    fn validate(&mut self, id: u32, decoded: Decoded) -> Validated {
+        let Frame {
+            stream, kind, data, ..
+        } = match decoded {
+            Decoded::Frame(frame) => frame,
+            Decoded::Oversized { stream, length } => {
+                let message = format!(
+                    "message length {length} exceed maximum message size of {}",
+                    frame::MAX_DATA
+                );
+                return Err((stream, Status::new(Code::ResourceExhausted, message)));
+            }
+        };
+        let invalid = |message: String| Err((stream, Status::new(Code::InvalidArgument, message)));
+        if stream % 2 != 1 {
+            return invalid("StreamID must be odd for client initiated streams".into());
+        }
+        match kind {
+            // Only unary methods are served: no stream is ever open for data.
+            frame::DATA => return invalid("StreamID is no longer active".into()),
+            frame::REQUEST => {}
+            // Unknown types are ignored, so that later versions of the protocol may have more.
+            _ => return Ok(None),
+        }
+        if stream <= self.last_id {
+            return invalid("StreamID cannot be re-used and must increment".into());
+        }
+        self.last_id = stream;
+        let request = match Request::decode(&*data) {
+            Ok(request) => request,
+            Err(e) => return invalid(format!("unmarshal request error: {e}")),
+        };
+        // A zero timeout means none; a negative one has passed before it arrived.
+        let timeout = match request.timeout_nano {
+            0 => None,
+            nanos => Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))),
+        };
+        let call = Call {
+            reply: Reply {
+                connection: id,
+                stream,
+            },
+            service: request.service,
+            method: request.method,
+            payload: request.payload,
+        };
+        Ok(Some((call, timeout)))
+    }
+
+    fn respond(&mut self, stream: u32, result: Result<Vec<u8>, Status>) {
+        let response = match result {
+            Ok(payload) => Response {
+                status: None,
+                payload,
+            },
+            Err(status) => Response {
+                status: Some(status.to_wire()),
+                payload: Vec::new(),
+            },
+        };
+        if !self
+            .stream
+            .queue(stream, frame::RESPONSE, &response.encode_to_vec())
+        {
+            let status = Status::new(
+                Code::ResourceExhausted,
+                format!(
+                    "response exceeds maximum message size of {}",
+                    frame::MAX_DATA
+                ),
+            );
+            let small = Response {
+                status: Some(status.to_wire()),
+                payload: Vec::new(),
+            };
+            let _ = self
+                .stream
+                .queue(stream, frame::RESPONSE, &small.encode_to_vec());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    struct Peer {
+        events: EventLoop,
+        server: Server,
+        connection: u32,
+        socket: UnixStream,
+        decoder: frame::Decoder,
+    }
+
+    impl Peer {
+        fn new() -> Self {
+            let mut events = EventLoop::new().unwrap();
+            let mut server = Server::default();
+            let (near, far) = UnixStream::pair().unwrap();
+            let connection = server.admit(&mut events, near).unwrap();
+            far.set_nonblocking(true).unwrap();
+            Self {
+                events,
+                server,
+                connection,
+                socket: far,
+                decoder: frame::Decoder::default(),
+            }
+        }
+
+        fn send(&mut self, stream: u32, kind: u8, data: &[u8]) -> Vec<Call> {
+            let mut wire = Vec::new();
+            assert!(frame::encode(&mut wire, stream, kind, 0, data));
+            self.send_raw(&wire)
+        }
+
+        fn send_raw(&mut self, wire: &[u8]) -> Vec<Call> {
+            let mut calls = Vec::new();
+            for part in wire.chunks(32 << 10) {
+                self.socket.write_all(part).unwrap();
+                calls.extend(self.server.serve(&mut self.events, self.connection));
+            }
+            calls
+        }
+
+        fn answers(&mut self) -> Vec<(u32, Response)> {
+            let mut chunk = [0; 64 << 10];
+            while let Ok(n) = self.socket.read(&mut chunk) {
+                if n == 0 {
+                    break;
+                }
+                self.decoder.feed(&chunk[..n]);
+            }
+            let mut out = Vec::new();
+            while let Some(Decoded::Frame(f)) = self.decoder.next() {
+                out.push((f.stream, Response::decode(&*f.data).unwrap()));
+            }
+            out
+        }
+
+        fn refusal(&mut self) -> (u32, i32, String) {
+            let (stream, response) = self.answers().pop().expect("an answer");
+            let status = response.status.expect("a status");
+            (stream, status.code, status.message)
+        }
+    }
+
+    fn request(timeout_nano: i64) -> Vec<u8> {
+        Request {
+            service: "s".into(),
+            method: "m".into(),
+            timeout_nano,
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+
+    #[test]
+    fn answers_may_come_in_any_order() {
+        let mut peer = Peer::new();
+        let one = peer.send(1, frame::REQUEST, &request(0)).pop().unwrap();
+        let two = peer.send(3, frame::REQUEST, &request(0)).pop().unwrap();
+        peer.server
+            .answer(&mut peer.events, two.reply, Ok(b"two".to_vec()));
+        peer.server
+            .answer(&mut peer.events, one.reply, Err(Status::not_found("one")));
+        let got = peer.answers();
+        assert_eq!(
+            got[0],
+            (
+                3,
+                Response {
+                    status: None,
+                    payload: b"two".to_vec()
+                }
+            )
+        );
+        assert_eq!(got[1].1.status.as_ref().unwrap().message, "one: not found");
+        assert_eq!(got[1].1.status.as_ref().unwrap().code, 5);
+    }
+
+    #[test]
+    fn wrong_requests_are_refused_as_go_does() {
+        let mut peer = Peer::new();
+        assert!(peer.send(2, frame::REQUEST, &request(0)).is_empty());
+        let text = "StreamID must be odd for client initiated streams".to_owned();
+        assert_eq!(peer.refusal(), (2, 3, text));
+        assert_eq!(peer.send(5, frame::REQUEST, &request(0)).len(), 1);
+        assert!(peer.send(5, frame::REQUEST, &request(0)).is_empty());
+        let text = "StreamID cannot be re-used and must increment".to_owned();
+        assert_eq!(peer.refusal(), (5, 3, text));
+        assert!(peer.send(7, frame::DATA, b"").is_empty());
+        assert_eq!(
+            peer.refusal(),
+            (7, 3, "StreamID is no longer active".to_owned())
+        );
+        assert!(peer.send(9, frame::REQUEST, &[0xff; 4]).is_empty());
+        assert!(peer.refusal().2.starts_with("unmarshal request error: "));
+        assert!(
+            peer.send(11, 9, b"").is_empty(),
+            "unknown types are ignored"
+        );
+        assert!(peer.answers().is_empty());
+    }
+
+    #[test]
+    fn an_oversized_request_is_refused_and_the_connection_lives() {
+        let mut peer = Peer::new();
+        let length = frame::MAX_DATA as u32 + 1;
+        let mut wire = length.to_be_bytes().to_vec();
+        wire.extend([0, 0, 0, 1, frame::REQUEST, 0]);
+        wire.extend(vec![0; length as usize]);
+        assert!(peer.send_raw(&wire).is_empty());
+        let text = "message length 4194305 exceed maximum message size of 4194304".to_owned();
+        assert_eq!(peer.refusal(), (1, 8, text));
+        assert_eq!(peer.send(3, frame::REQUEST, &request(0)).len(), 1);
+    }
+
+    #[test]
+    fn a_deadline_answers_once() {
+        let mut peer = Peer::new();
+        let call = peer.send(1, frame::REQUEST, &request(-5)).pop().unwrap();
+        let (_, due) = peer.events.wait(None).unwrap();
+        let connection = peer.connection;
+        assert_eq!(
+            due,
+            [Timer::Deadline {
+                connection,
+                stream: 1
+            }]
+        );
+        peer.server.expire(&mut peer.events, connection, 1);
+        assert_eq!(
+            peer.refusal(),
+            (1, 4, "context deadline exceeded".to_owned())
+        );
+        assert!(peer.server.expired(&call.reply));
+        peer.server
+            .answer(&mut peer.events, call.reply, Ok(Vec::new()));
+        assert!(peer.answers().is_empty());
+    }
+
+    #[test]
+    fn a_torn_connection_is_closed() {
+        let mut peer = Peer::new();
+        peer.send_raw(&[0, 0, 0, 50, 0, 0, 0, 1, 1, 0, 1, 2]);
+        peer.socket.shutdown(std::net::Shutdown::Write).unwrap();
+        peer.server.serve(&mut peer.events, peer.connection);
+        assert!(!peer.server.has_connections());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_not_read_from() {
+        let mut peer = Peer::new();
+        let big = vec![1; 3 << 20];
+        let call = peer.send(1, frame::REQUEST, &request(0)).pop().unwrap();
+        peer.server
+            .answer(&mut peer.events, call.reply, Ok(big.clone()));
+        assert!(!peer.server.all_sent());
+        assert!(
+            peer.send(3, frame::REQUEST, &request(0)).is_empty(),
+            "held back"
+        );
+        let mut got = Vec::new();
+        let mut calls = Vec::new();
+        while got.is_empty() || calls.is_empty() {
+            got.extend(peer.answers());
+            calls.extend(peer.server.serve(&mut peer.events, peer.connection));
+        }
+        assert_eq!(got[0].1.payload.len(), big.len());
+        assert_eq!(calls[0].reply.stream, 3);
+    }
+}
