@@ -2,7 +2,7 @@
 
 Clients of containerd write filters for Go's engine. What both engines can say is translated; what only
 Python can say (look-around, back references, possessive repetition) is refused as Go refuses it; what
-only Go can say and Python cannot (``\\pN`` classes, ``\\C``) is refused too. Only whether a text matches
+only Go can say (``\\pN`` and ``[[:^digit:]]`` classes, ``\\C``) is refused too. Only whether a text matches
 anywhere is of interest here, so greediness is dropped.
 """
 
