@@ -27,6 +27,7 @@ __all__ = [
     "apply_layer",
     "diff_layers",
     "disk_usage",
+    "gzip_backend",
     "hash_file",
     "mount_all",
     "mount_temporary",
@@ -162,6 +163,9 @@ def diff_layers(
     Raises:
         CallCancelledError: by ``cancel``; ``fd`` has a part of the layer then.
     """
+
+def gzip_backend() -> str:
+    """The library that decompresses gzip in this build, e.g. ``zlib-rs``."""
 
 @final
 class Ingest:

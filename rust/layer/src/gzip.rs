@@ -5,6 +5,9 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 
 use crate::error::{Error, Result};
 
+/// Who decompresses gzip in this build.
+pub const GZIP_BACKEND: &str = "zlib-rs";
+
 /// `FNAME` and `FCOMMENT` have no length of their own; more than this is no honest header.
 const MAX_HEADER: usize = 1 << 20;
 

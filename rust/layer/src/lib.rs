@@ -30,6 +30,7 @@ pub use compression::Compression;
 pub use diff::{DiffCompression, DiffOptions, Diffed, diff};
 pub use digest::{Algorithm, Digest, Hasher, copy_and_hash, hash_file};
 pub use error::{Error, Result};
+pub use gzip::GZIP_BACKEND;
 pub use remove::remove_tree;
 pub use usage::{Usage, disk_usage};
 

@@ -185,3 +185,9 @@ fn not_one_of(what: &str, got: &str, names: &str) -> Failure {
         format!("invalid {what} {got:?}: expected one of {names}"),
     )
 }
+
+/// The library that decompresses gzip.
+#[pyfunction]
+pub fn gzip_backend() -> &'static str {
+    layer::GZIP_BACKEND
+}

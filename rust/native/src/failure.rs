@@ -77,9 +77,10 @@ impl From<layer::Error> for Failure {
         use layer::Error;
         let class = match &error {
             Error::Io { source, .. } => source.raw_os_error().map_or(Class::Unknown, of_errno),
-            Error::InvalidArchive(_) | Error::UnexpectedEof(_) | Error::Escape(_) => {
-                Class::InvalidArgument
-            }
+            Error::InvalidArchive(_)
+            | Error::UnexpectedEof(_)
+            | Error::Escape(_)
+            | Error::InvalidOption(_) => Class::InvalidArgument,
             Error::DigestMismatch { .. } | Error::DiffIdMismatch { .. } => Class::DigestMismatch,
             Error::SizeMismatch { .. } => Class::SizeMismatch,
             Error::LimitExceeded { .. } => Class::ResourceExhausted,

@@ -16,7 +16,9 @@ mod tree;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use crate::archive::{AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers};
+    use crate::archive::{
+        AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers, gzip_backend,
+    };
     #[pymodule_export]
     use crate::ingest::{Ingest, hash_file};
     #[pymodule_export]

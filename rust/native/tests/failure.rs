@@ -33,6 +33,10 @@ fn every_error_of_the_layer_crate_has_a_class() {
         ),
         (layer::Error::Escape("x".into()), Class::InvalidArgument),
         (
+            layer::Error::InvalidOption("x".into()),
+            Class::InvalidArgument,
+        ),
+        (
             layer::Error::DigestMismatch {
                 expected: expected.clone(),
                 got: got.clone(),
