@@ -96,6 +96,15 @@ pub(crate) struct LoopDevice {
 impl LoopDevice {
     /// Puts a free loop device on `file`.
     pub(crate) fn attach(file: &Path, read_only: bool, options: LoopOptions) -> Result<Self> {
+        Self::attach_with(configure, file, read_only, options)
+    }
+
+    fn attach_with(
+        configure: fn(&File, &File, &LoopInfo) -> io::Result<()>,
+        file: &Path,
+        read_only: bool,
+        options: LoopOptions,
+    ) -> Result<Self> {
         let open = |path: &Path| OpenOptions::new().read(true).write(!read_only).open(path);
         let backing = open(file).map_err(|e| Error::io("open", file, e))?;
         let info = LoopInfo::of(file, read_only, options);
@@ -229,5 +238,38 @@ mod tests {
             info.flags,
             LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO
         );
+    }
+
+    #[test]
+    fn step_by_step_gives_the_same_device_as_at_once() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: loop devices need root");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let describe = |device: &LoopDevice| {
+            let folder = Path::new("/sys/block").join(&device.path()["/dev/".len()..]);
+            let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+            [
+                "size",
+                "ro",
+                "loop/backing_file",
+                "loop/autoclear",
+                "loop/dio",
+            ]
+            .map(read)
+        };
+        for read_only in [false, true] {
+            let attach = |how| {
+                LoopDevice::attach_with(how, file.path(), read_only, LoopOptions::default())
+                    .unwrap()
+            };
+            let (stepwise, at_once) = (attach(configure_stepwise), attach(configure));
+            let seen = describe(&stepwise);
+            assert_eq!(seen, describe(&at_once));
+            assert_eq!(seen[2].trim_end(), file.path().to_str().unwrap());
+            assert_eq!((seen[0].trim_end(), seen[3].trim_end()), ("2048", "1"));
+        }
     }
 }

@@ -148,14 +148,16 @@ pub fn is_mountpoint(path: &Path) -> Result<bool> {
         }
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         // Old kernels, and mounts whose server is gone.
-        Ok(_) | Err(Errno::NOTCONN | Errno::IO | Errno::STALE | Errno::HOSTDOWN) => {
-            let Some(path) = crate::unmount::canonical(path)? else {
-                return Ok(false);
-            };
-            Ok(mountinfo()?.iter().any(|mount| mount.mount_point == path))
-        }
+        Ok(_) | Err(Errno::NOTCONN | Errno::IO | Errno::STALE | Errno::HOSTDOWN) => is_listed(path),
         Err(e) => Err(Error::io("statx", path, e)),
     }
+}
+
+fn is_listed(path: &Path) -> Result<bool> {
+    let Some(path) = crate::unmount::canonical(path)? else {
+        return Ok(false);
+    };
+    Ok(mountinfo()?.iter().any(|mount| mount.mount_point == path))
 }
 
 #[cfg(test)]
@@ -210,6 +212,26 @@ mod tests {
         ] {
             let error = parse_mountinfo(wrong.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_list_agrees_with_the_kernels_answer() {
+        for path in [
+            "/",
+            "/proc",
+            "/proc/self",
+            "/proc/1/absent",
+            "/usr",
+            "/usr/../proc",
+        ] {
+            let path = Path::new(path);
+            assert_eq!(
+                is_listed(path).unwrap(),
+                is_mountpoint(path).unwrap(),
+                "{}",
+                path.display()
+            );
         }
     }
 }

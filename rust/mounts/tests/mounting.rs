@@ -612,6 +612,35 @@ fn a_link_mounted_over_a_mount_point_does_not_lead_the_unmount_elsewhere() {
 }
 
 #[test]
+fn a_mount_whose_server_is_gone_or_silent_is_found_and_taken_away() {
+    use std::os::fd::AsRawFd;
+    let device = || {
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+    };
+    if let Err(e) = device() {
+        eprintln!("skipped: /dev/fuse: {e}");
+        return;
+    }
+    for gone in [true, false] {
+        on_stage(|stage| {
+            let target = folder(stage.join("t"), "hidden");
+            let server = device().unwrap();
+            let fd = format!("fd={}", server.as_raw_fd());
+            let options = [&fd, "rootmode=40000", "user_id=0", "group_id=0"];
+            mount_all(&[a_mount("fuse", "x", &options)], &target).unwrap();
+            let silent = (!gone).then_some(server);
+            assert!(is_mountpoint(&target).unwrap());
+            unmount_all(&target, Patience::default()).unwrap();
+            assert_eq!(names(&target), ["hidden"]);
+            drop(silent);
+        });
+    }
+}
+
+#[test]
 fn mounts_hidden_by_another_one_above_the_folder_are_left_alone() {
     on_stage(|stage| {
         let outer = folder(stage.join("o/t"), "f").parent().unwrap().to_owned();
