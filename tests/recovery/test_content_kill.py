@@ -110,7 +110,7 @@ def test_a_full_disk_is_said_and_what_reached_it_is_kept(small_disk: Path) -> No
     store = LocalBlobStore(small_disk)
     ingest = store.open_ingest("layer")
     ingest.write(b"a" * 600_000)
-    with pytest.raises(ResourceExhaustedError, match="cannot write to ingest layer: .*No space left on device"):
+    with pytest.raises(ResourceExhaustedError, match=r"ingest layer: .*No space left on device"):
         ingest.write(b"b" * 600_000)
     assert list(store.walk()) == []
 
