@@ -20,6 +20,7 @@ mod events;
 mod exits;
 mod flags;
 mod log;
+mod memory;
 mod mounts;
 mod oom;
 mod options;

@@ -172,8 +172,7 @@ impl Shim {
             }
             Timer::Trim => {
                 self.trim_timer = None;
-                // SAFETY: gives free heap pages back to the kernel; touches no live allocation.
-                unsafe { libc::malloc_trim(0) };
+                crate::memory::trim();
             }
         }
     }

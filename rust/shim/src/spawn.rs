@@ -263,7 +263,8 @@ mod tests {
         assert_eq!((lines.next(), lines.next()), (Some("three"), Some("four")));
         // Lower ones may come from whoever runs the tests.
         let numbers: Vec<RawFd> = lines.map(|line| line.parse().unwrap()).collect();
-        assert!(numbers.iter().all(|fd| *fd < LIFTED), "{numbers:?}");
+        let lifted = LIFTED..LIFTED + 32;
+        assert!(!numbers.iter().any(|fd| lifted.contains(fd)), "{numbers:?}");
     }
 
     #[test]
