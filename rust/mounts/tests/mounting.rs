@@ -598,12 +598,13 @@ fn a_busy_mount_is_waited_for_and_then_detached_or_reported() {
 #[test]
 fn a_link_mounted_over_a_mount_point_does_not_lead_the_unmount_elsewhere() {
     on_stage(|stage| {
-        let victim = folder(stage.join("victim"), "f");
+        let victim = folder(stage.join("victim/y"), "f");
         mount_all(&[a_mount("tmpfs", "victim", &[])], &victim).unwrap();
-        let target = folder(stage.join("t/x"), "f").parent().unwrap().to_owned();
-        mount_all(&[a_mount("tmpfs", "below", &[])], &target.join("x")).unwrap();
+        let below = folder(stage.join("t/x/y"), "f");
+        let target = stage.join("t");
+        mount_all(&[a_mount("tmpfs", "below", &[])], &below).unwrap();
         let image = folder(stage.join("image"), "f");
-        symlink(&victim, image.join("x")).unwrap();
+        symlink(stage.join("victim"), image.join("x")).unwrap();
         mount_all(&[a_mount("bind", &image, &["bind"])], &target).unwrap();
         unmount_all(&target, Patience::default()).unwrap();
         assert!(is_mountpoint(&victim).unwrap());
