@@ -150,7 +150,8 @@ class Creation:
             # A shim may say it only when asked.
             connected = await shim.call("Connect", pb.ConnectRequest(id=shim.bundle.id), pb.ConnectResponse)
         except UnavailableError as error:
-            raise UnavailableError(f"the shim ended or does not answer: {error.message}") from error
+            said = f" (it said: {shim.last_words})" if shim.last_words else ""
+            raise UnavailableError(f"the shim ended or does not answer: {error.message}{said}") from error
         return connected.task_pid
 
 

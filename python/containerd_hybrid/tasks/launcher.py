@@ -20,7 +20,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,9 @@ from containerd_hybrid.tasks.shim import Shim
 from containerd_hybrid.tasks.shimlog import ShimLog
 from containerd_hybrid.tasks.strays import find_strays
 from containerd_hybrid.tasks.table import TaskTable
-from containerd_hybrid.ttrpc.api import TtrpcClient
+from containerd_hybrid.ttrpc.api import Connector
 
 log = logging.getLogger(__name__)
-
-Connect = Callable[[str], Awaitable[TtrpcClient]]
 
 UNKNOWN_STATUS = 255
 
@@ -62,7 +60,7 @@ class Launcher:
         table: TaskTable,
         events: EventPublisher,
         mounter: Mounter,
-        connect: Connect,
+        connect: Connector,
         settings: ShimSettings,
     ) -> None:
         self.bundles = bundles
@@ -186,11 +184,7 @@ class Launcher:
         if "://" not in address:
             # Shims before containerd 1.4 listened in the abstract namespace and gave the bare name.
             address = f"@{address}"
-        try:
-            async with asyncio.timeout(self.timeouts.load):
-                client = await self._connect(address)
-        except TimeoutError as error:
-            raise UnavailableError(f"the shim at {endpoint.address} does not accept a connection") from error
+        client = await self._connect(address, timeout=self.timeouts.load)
         shim = Shim(bundle, program, endpoint, client, shim_log)
         self._live.add(shim)
         shim.on_lost(lambda: self._live.discard(shim))

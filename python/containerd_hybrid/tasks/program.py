@@ -3,8 +3,8 @@
 Arguments, environment and standard input are those that containerd gives (``pkg/shim``). What is on
 standard input of ``start`` changed with containerd 2.3: shims before read the runtime options as an
 ``Any`` and refuse anything else, shims since read ``BootstrapParams`` and refuse anything else. Which
-generation a program is it cannot tell beforehand, so the older form is tried first; a newer shim
-refuses that before it has done anything, and is remembered.
+generation a program is cannot be told beforehand, so the older form is tried first; a newer shim
+refuses that before it has done anything, and is remembered. Our own takes both.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from containerd_hybrid.tasks.settings import ShimSettings
 from containerd_hybrid.tasks.times import from_wire
 from containerd_hybrid.wire import any_to_wire
 
+# The one that is known to take the newer form, which has more to say.
+_OURS = "containerd-shim-hybrid-v2"
+
 # What the shims of containerd 2.3 and later say about standard input in the older form.
 _WANTS_PARAMS = b"shim was started through the deprecated API"
 
@@ -49,7 +52,7 @@ class ShimPrograms:
             NotFoundError, FailedPreconditionError, UnimplementedError: see :func:`bootstrap.parse`.
         """
         finished = await self._start(program, bundle, options)
-        if finished.status and program not in self._newer and _WANTS_PARAMS in finished.stderr:
+        if finished.status and not self._is_newer(program) and _WANTS_PARAMS in finished.stderr:
             self._newer.add(program)
             finished = await self._start(program, bundle, options)
         if finished.status:
@@ -99,7 +102,7 @@ class ShimPrograms:
             raise UnknownError(f"{program} -info printed {finished.stdout[:200]!r}") from error
 
     async def _start(self, program: Path, bundle: Bundle, options: AnyValue | None) -> Finished:
-        if program in self._newer:
+        if self._is_newer(program):
             stdin = self._params(bundle, options).SerializeToString()
         else:
             stdin = _serialized(options)
@@ -110,6 +113,9 @@ class ShimPrograms:
             stdin=stdin,
             timeout=self.settings.timeouts.start,
         )
+
+    def _is_newer(self, program: Path) -> bool:
+        return program.name == _OURS or program in self._newer
 
     def _arguments(self, program: Path, bundle: Bundle) -> list[str]:
         settings = self.settings
@@ -129,7 +135,7 @@ class ShimPrograms:
         return {
             **os.environ,
             "GOMAXPROCS": "2",
-            "MAX_SHIM_VERSION": "2",
+            "MAX_SHIM_VERSION": str(bootstrap.CURRENT_VERSION),
             "TTRPC_ADDRESS": self.settings.ttrpc_address,
             "GRPC_ADDRESS": self.settings.address,
             "NAMESPACE": bundle.namespace,

@@ -63,6 +63,11 @@ class Shim:
         return self.bundle.namespace, self.bundle.id
 
     @property
+    def last_words(self) -> str:
+        """The latest error in the shim's log."""
+        return self._log.last_words
+
+    @property
     def leaving(self) -> bool:
         """Whether somebody is taking the shim away."""
         return self._leaving

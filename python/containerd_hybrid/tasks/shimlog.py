@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 10
 _LEVEL = re.compile(r"\blevel=(\w+)")
+_GOS_LAST_WORDS = ("panic:", "fatal error:")
 _LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -32,7 +33,10 @@ _LEVELS = {
 
 
 class ShimLog:
-    """Reads one shim's log until it is closed. Belongs to the event loop."""
+    """Reads one shim's log until it is closed. Belongs to the event loop.
+
+    ``last_words`` is the latest line of an error, for the message that tells of the shim's end.
+    """
 
     @classmethod
     async def open(cls, bundle: Bundle) -> ShimLog:
@@ -47,6 +51,7 @@ class ShimLog:
         self._bundle = bundle
         self._descriptor = descriptor
         self._rest = b""
+        self.last_words = ""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._descriptor, self._read)
 
@@ -78,8 +83,9 @@ class ShimLog:
         if not line.strip():
             return
         text = line.decode(errors="replace")
-        found = _LEVEL.search(text)
-        level = _LEVELS.get(found[1], logging.INFO) if found else logging.INFO
+        level = _level(text)
+        if level >= logging.ERROR:
+            self.last_words = text
         log.log(level, "%s", text, extra={"namespace": self._bundle.namespace, "container": self._bundle.id})
 
 
@@ -91,3 +97,10 @@ def _open(bundle: Bundle) -> int:
         if not stat.S_ISFIFO(path.lstat().st_mode):
             raise FailedPreconditionError(f"{path} is not a FIFO") from None
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _level(line: str) -> int:
+    if line.startswith(_GOS_LAST_WORDS):
+        return logging.CRITICAL
+    found = _LEVEL.search(line)
+    return _LEVELS.get(found[1], logging.INFO) if found else logging.INFO

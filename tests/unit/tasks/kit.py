@@ -396,7 +396,7 @@ class World:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
 
-    async def connect(self, address: str) -> FakeClient:
+    async def connect(self, address: str, *, timeout: float | None = 5.0) -> FakeClient:
         shim = self.shims.setdefault(address, FakeShim())
         if shim.gone.is_set():
             raise UnavailableError(f"ttrpc {address}: connection refused")

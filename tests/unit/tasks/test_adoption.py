@@ -197,8 +197,9 @@ async def test_shims_that_hang_in_every_way_do_not_keep_the_daemon_from_starting
         await run(world, f"c{number}")
         world.shim(f"c{number}").hang.update({"State", "Delete", "Shutdown"})
 
-    async def connect(address: str) -> None:
-        await asyncio.Event().wait()
+    async def connect(address: str, *, timeout: float | None = None) -> None:
+        await asyncio.sleep(timeout or 0)
+        raise UnavailableError("no answer")
 
     monkeypatch.setattr(world, "connect", connect)
     world.write_program(delete="sleep 0.1")

@@ -52,8 +52,14 @@ async def nothing_is_left(world: World) -> None:
     assert await world.tasks.create(SCOPE, CreateTask("c1"))
 
 
+async def run_other(world: World, start: str = START) -> None:
+    """Run a task with a shim program that is not known to be ours."""
+    program = world.write_program(start, path=world.folder / "containerd-shim-other-v1")
+    await run(world, options=OPTIONS, runtime_path=str(program))
+
+
 async def test_how_a_program_is_started(world: World) -> None:
-    await run(world, options=OPTIONS)
+    await run_other(world)
     assert world.mark("start.args").split() == [
         *("-namespace", "ns", "-address", "/run/x.sock", "-publish-binary", "/usr/bin/publisher"),
         *("-id", "c1", "start"),
@@ -64,6 +70,7 @@ async def test_how_a_program_is_started(world: World) -> None:
     assert env["GRPC_ADDRESS"] == "/run/x.sock"
     assert env["NAMESPACE"] == "ns"
     assert env["GOMAXPROCS"] == "2"
+    assert env["MAX_SHIM_VERSION"] == "3"
     assert env["EXTRA"] == "1=2"
     assert env["PATH"] == os.environ["PATH"]
     stdin = AnyMessage.FromString((world.marks / "start.stdin").read_bytes())
@@ -93,8 +100,16 @@ async def test_debug_is_passed_on(world: World) -> None:
 
 
 async def test_a_newer_program_is_given_bootstrap_params(world: World) -> None:
-    world.write_program(start=NEWER % START)
+    await run_other(world, NEWER % START)
+    await check_params(world)
+
+
+async def test_ours_is_given_bootstrap_params_at_once(world: World) -> None:
     await run(world, options=OPTIONS)
+    await check_params(world)
+
+
+async def check_params(world: World) -> None:
     params = bootstrap_pb2.BootstrapParams.FromString((world.marks / "start.stdin").read_bytes())
     assert (params.instance_id, params.namespace) == ("c1", "ns")
     assert params.containerd_ttrpc_address == "/run/x.sock.ttrpc"

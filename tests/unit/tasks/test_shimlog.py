@@ -61,7 +61,8 @@ async def test_the_last_words_are_kept_without_a_line_end(
     await written(bundle, b"panic: oh")
     log.close()
     log.close()
-    assert [r.getMessage() for r in caplog.records] == ["panic: oh"]
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("CRITICAL", "panic: oh")]
+    assert log.last_words == "panic: oh"
 
 
 async def test_an_endless_line_is_not_collected_for_ever(
