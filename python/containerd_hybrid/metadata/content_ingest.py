@@ -82,6 +82,10 @@ class MetadataIngest:
             return self.status.offset
 
     async def digest(self) -> Digest:
+        async with self._turn:  # a write in a thread would make the event loop wait
+            return self._digest()
+
+    def _digest(self) -> Digest:
         source = self._source
         return source.digest if isinstance(source, BlobStat) else source.digest()
 
@@ -103,7 +107,7 @@ class MetadataIngest:
             try:
                 validate_labels(labels or {}, "info.Labels")
                 self._check(size, expected)
-                digest = expected or await self.digest()
+                digest = expected or self._digest()
                 async with self._locks.hold(digest):
                     blob = await self._commit_bytes(size, expected)
                     return await self._record(blob, labels or {})

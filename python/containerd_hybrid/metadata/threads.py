@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 async def settled(work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
@@ -26,5 +29,8 @@ async def settled(work: Callable[[], T], undo: Callable[[T], object] | None = No
                 await asyncio.wait([future])
         if future.exception() is None and undo is not None:
             result = future.result()
-            await asyncio.shield(loop.run_in_executor(None, lambda: undo(result)))
+            try:
+                await asyncio.shield(loop.run_in_executor(None, lambda: undo(result)))
+            except Exception:
+                log.exception("undoing what a cancelled caller began failed")
         raise

@@ -7,9 +7,10 @@ import re
 import tempfile
 from pathlib import Path
 
-from containerd_hybrid._native import mount_all, unmount_all
+from containerd_hybrid._native import mount_all, remove_tree, unmount_all
 from containerd_hybrid.errors import HybridError, UnimplementedError
 
+_PREFIX = "check-"
 _INDEX = Path("/sys/module/overlay/parameters/index")
 _IDENTITY_MAP = ["0", "0", "4294967295"]
 
@@ -20,7 +21,10 @@ def check(root: Path) -> None:
     Raises:
         UnimplementedError: it does not work there; the message says why.
     """
-    with tempfile.TemporaryDirectory(prefix="check-", dir=root) as name:
+    for left_by_a_killed_process in root.glob(f"{_PREFIX}*"):
+        unmount_all(left_by_a_killed_process)
+        remove_tree(left_by_a_killed_process)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=root) as name:
         folder = Path(name)
         for part in ("lower1", "lower2", "upper", "work", "merged"):
             (folder / part).mkdir()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.contract.snapshots.world import NS, World
+from tests.contract.support import RecordingPublisher
 
+from containerd_hybrid.content.local import LocalBlobStore
 from containerd_hybrid.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -19,8 +21,10 @@ from containerd_hybrid.errors import (
     NotFoundError,
 )
 from containerd_hybrid.events.api import SnapshotCommit, SnapshotPrepare, SnapshotRemove
+from containerd_hybrid.metadata.gc import MetadataCollector
+from containerd_hybrid.metadata.locks import BlobLocks
 from containerd_hybrid.model import Scope
-from containerd_hybrid.snapshots.api import Kind, SnapshotInfo, Usage
+from containerd_hybrid.snapshots.api import DriverSnapshot, Kind, SnapshotInfo, Usage
 
 
 async def _base(world: World) -> None:
@@ -207,6 +211,38 @@ async def test_labels_change_and_nothing_else(world: World, name: str) -> None:
     assert await sn.stat(NS, name) == info
 
 
+async def test_labels_of_the_driver_are_shown_and_not_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.driver, "labels", lambda number: {"driver/folder": f"/{number}"})
+    await world.snapshotter.prepare(NS, "a", "", {"mine": "1"})
+    [(number,)] = await world.rows("SELECT id FROM snapshots")
+    shown = {"mine": "1", "driver/folder": f"/{number}"}
+    assert (await world.snapshotter.stat(NS, "a")).labels == shown
+    assert await world.names('labels."driver/folder"') == ["a"]
+    assert (await world.snapshotter.update(NS, "a", {"mine": "2"})).labels == {**shown, "mine": "2"}
+    assert await world.rows("SELECT labels FROM snapshots") == [('{"mine":"2"}',)]
+
+
+async def test_labels_for_the_driver_reach_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = world.driver.create
+
+    def create(snapshot: DriverSnapshot) -> None:
+        seen.append(dict(snapshot.labels))
+        original(snapshot)
+
+    monkeypatch.setattr(world.driver, "create", create)
+    labels = {
+        "containerd.io/snapshot/note": "1",
+        "containerd.io/snapshot.ref": "target",
+        "containerd.io/gc.root": "yes",
+        "containerd.io/snapshot/empty": "",
+    }
+    await world.snapshotter.prepare(NS, "a", "", labels)
+    assert seen == [{"containerd.io/snapshot/note": "1", "containerd.io/snapshot.ref": "target"}]
+
+
 async def test_labels_too_long_make_nothing(world: World) -> None:
     labels = {"k": "v" * 5000}
     await world.snapshotter.prepare(NS, "a")
@@ -366,6 +402,32 @@ async def test_another_parent_on_commit_is_refused(world: World) -> None:
     with pytest.raises(FailedPreconditionError, match="cannot give snapshot"):
         await world.snapshotter.commit(NS, "x", "a2", {}, "c1")
     await world.snapshotter.commit(NS, "x", "a1", {}, "c2")
+
+
+async def test_what_nobody_holds_is_collected_with_its_folder(world: World, tmp_path: Path) -> None:
+    blobs = await asyncio.to_thread(LocalBlobStore, tmp_path / "content", sync=False)
+    collector = MetadataCollector(
+        world.database,
+        RecordingPublisher(),
+        blobs,
+        BlobLocks(),
+        {world.snapshotter.name: world.snapshotter},
+    )
+    await world.leases.create(NS, "lease")
+    leased = Scope("default", "lease")
+    await world.commit("base")
+    await world.commit("forgotten", "base")
+    await world.snapshotter.prepare(leased, "held", "base")
+    await world.snapshotter.prepare(NS, "rooted-active", "base")
+    await world.snapshotter.commit(NS, "rooted", "rooted-active", {"containerd.io/gc.root": "yes"})
+    await collector.collect()
+    assert await world.names() == ["base", "held", "rooted"]
+    assert len(world.driver.ids()) == 3
+    await world.leases.delete(NS, "lease")
+    await world.snapshotter.update(NS, "rooted", {})
+    await collector.collect()
+    assert await world.names() == []
+    assert world.driver.ids() == []
 
 
 # --- what is left behind

@@ -21,6 +21,15 @@ def test_the_check_passes_here_and_leaves_nothing(tmp_path: Path, leak_check: ob
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
 
 
+def test_what_a_killed_check_left_goes_at_the_next_one(tmp_path: Path, leak_check: object) -> None:
+    left = tmp_path / "check-left" / "merged"
+    left.mkdir(parents=True)
+    _native.mount_all([("tmpfs", "tmpfs", "", ["size=4k"])], left)
+    overlay_support.check(tmp_path)
+    assert not _native.mounted(left)
+    assert not left.parent.exists()
+
+
 def test_what_does_not_mount_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(mounts: object, target: object) -> list[str]:
         raise InvalidArgumentError("wrong fs type")
