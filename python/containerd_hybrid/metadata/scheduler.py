@@ -67,6 +67,7 @@ class GcScheduler:
         self._collector = collector
         self.settings = (settings or GcSettings()).clamped()
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: list[asyncio.Future[CollectionReport]] = []
         self._wake = asyncio.Event()
         self._next: float | None = None  # on the event loop's clock
@@ -81,9 +82,10 @@ class GcScheduler:
 
     def start(self) -> None:
         """Begin to collect. To be called on the event loop."""
+        self._loop = asyncio.get_running_loop()
         if self.settings.startup_delay > 0:
             self._plan(self.settings.startup_delay)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="gc-scheduler")
+        self._task = self._loop.create_task(self._run(), name="gc-scheduler")
         self._consider()
 
     async def close(self) -> None:
@@ -134,14 +136,15 @@ class GcScheduler:
             (settings.deletion_threshold == 0 and self._deletions > 0)
             or 0 < settings.mutation_threshold <= self._mutations
         )
-        if self._task is None or not (self._triggered or many_deleted or unplanned):
+        if self._loop is None or not (self._triggered or many_deleted or unplanned):
             return
-        soon = asyncio.get_running_loop().time() + settings.schedule_delay
+        soon = self._loop.time() + settings.schedule_delay
         if self._next is None or self._next > soon:
             self._plan(settings.schedule_delay)
 
     def _plan(self, delay: float) -> None:
-        self._next = asyncio.get_running_loop().time() + delay
+        assert self._loop is not None
+        self._next = self._loop.time() + delay
         self._wake.set()
 
     async def _run(self) -> None:

@@ -140,8 +140,8 @@ def test_always() -> None:
 
 
 def test_exact_names_the_only_values_a_match_can_have() -> None:
-    assert Filters.parse(["id==a"]).exact("id") == {"a"}
-    assert Filters.parse(["id==a,labels.x", "labels.y,id==b"]).exact("id") == {"a", "b"}
+    assert Filters.parse(["id==a"]).exact("id") == frozenset({"a"})
+    assert Filters.parse(["id==a,labels.x", "labels.y,id==b"]).exact("id") == frozenset({"a", "b"})
     assert Filters.parse(["id==a", "labels.x"]).exact("id") is None
     assert Filters.parse(["id!=a"]).exact("id") is None
     assert Filters.parse(["id~=a"]).exact("id") is None
