@@ -154,12 +154,14 @@ class _WriteSession:
 
     async def _note_expectations(self, request: pb.WriteContentRequest) -> None:
         """A later message may know the size and digest that the first did not."""
-        if request.expected:
-            self._expected = Digest.parse(request.expected)
-            if await self._is_here(self._expected):
+        expected = Digest.parse(request.expected) if request.expected else None
+        # The digest that the ingest was opened for was judged then; it may be here with its bytes lost.
+        if expected is not None and expected != self._expected:
+            self._expected = expected
+            if await self._is_here(expected):
                 await self._ingest.close()
                 await self._content.abort(self._scope, self._ref)
-                raise AlreadyExistsError(f"blob with expected digest {self._expected} exists")
+                raise AlreadyExistsError(f"blob with expected digest {expected} exists")
         if request.total > 0:
             self._total = request.total
 

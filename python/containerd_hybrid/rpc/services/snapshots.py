@@ -56,7 +56,7 @@ class SnapshotsService:
 
     async def commit(self, request: pb.CommitSnapshotRequest, call: CallContext) -> Empty:
         await self._snapshotter(request.snapshotter).commit(
-            call.scope, request.name, request.key, dict(request.labels)
+            call.scope, request.name, request.key, dict(request.labels), parent=request.parent
         )
         return Empty()
 

@@ -30,6 +30,9 @@ from containerd_hybrid.wire import descriptor_to_wire, platform_from_wire
 # What a sender may send before it hears from us again; containerd's 64 KiB cost a round trip each.
 _WINDOW = 8 << 20
 
+# How long a reader of progress may take for what is left of it when the transfer is done.
+_PROGRESS_SECONDS = 5.0
+
 M = TypeVar("M", bound=Message)
 ImageStore = imagestore_pb2.ImageStore
 ImageImportStream = importexport_pb2.ImageImportStream
@@ -183,9 +186,11 @@ class _ProgressStream:
             return
         self._queue.put_nowait(None)
         try:
-            await self._sender
+            await asyncio.wait({self._sender}, timeout=_PROGRESS_SECONDS)
         finally:
+            self._sender.cancel()
             self._stream.close()
+            await asyncio.gather(self._sender, return_exceptions=True)
 
     async def _send(self, stream: Stream) -> None:
         while (progress := await self._queue.get()) is not None:
