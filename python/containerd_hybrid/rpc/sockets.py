@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,8 @@ class SocketOwner:
     gid: int
 
 
-def prepare(path: str, owner: SocketOwner) -> None:
-    """Make the socket's folder and remove a socket that nobody listens on.
+def prepare(path: str, owner: SocketOwner) -> str:
+    """Make the socket's folder; the name to bind to, which :func:`publish` then puts in place.
 
     Raises:
         InvalidArgumentError: the path is not absolute or too long for a socket.
@@ -41,32 +40,39 @@ def prepare(path: str, owner: SocketOwner) -> None:
     if not folder.exists():
         folder.mkdir(mode=0o770, parents=True)
         os.chown(folder, owner.uid, owner.gid)
-    _remove_stale(path)
+    _check_free(path)
+    # Short, because the folder's name may have used up what a socket's path may have.
+    temporary = str(folder / f".{os.getpid() % 256:02x}")
+    _check_free(temporary)
+    with contextlib.suppress(FileNotFoundError):
+        Path(temporary).unlink()
+    return temporary
+
+
+def publish(temporary: str, path: str, owner: SocketOwner) -> tuple[int, int] | None:
+    """Put a socket that listens already at its path, replacing a dead one; its :func:`identity`.
+
+    So nobody sees it with other permissions than it is meant to have, and a server that removes
+    what it bound when it stops does not remove the socket of its successor.
+    """
+    Path(temporary).chmod(MODE)
+    os.chown(temporary, owner.uid, owner.gid)
+    Path(temporary).replace(path)
+    return identity(path)
 
 
 def bind(path: str, owner: SocketOwner) -> socket.socket:
     """A listening socket at ``path``; see :func:`prepare` for errors."""
-    prepare(path, owner)
+    temporary = prepare(path, owner)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        with private_creation():
-            listener.bind(path)
-        os.chown(path, owner.uid, owner.gid)
+        listener.bind(temporary)
         listener.listen(_BACKLOG)
+        publish(temporary, path, owner)
     except BaseException:
         listener.close()
         raise
     return listener
-
-
-@contextlib.contextmanager
-def private_creation() -> Iterator[None]:
-    """Sockets bound inside get mode 0660 from their first moment. Call it before threads make files."""
-    previous = os.umask(0o777 & ~MODE)
-    try:
-        yield
-    finally:
-        os.umask(previous)
 
 
 def identity(path: str) -> tuple[int, int] | None:
@@ -85,7 +91,8 @@ def remove(path: str, expected: tuple[int, int] | None) -> None:
             Path(path).unlink()
 
 
-def _remove_stale(path: str) -> None:
+def _check_free(path: str) -> None:
+    """FailedPreconditionError unless there is nothing, or a socket that nobody listens on."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -96,11 +103,8 @@ def _remove_stale(path: str) -> None:
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         outcome = probe.connect_ex(path)
-    # EAGAIN: a listener whose queue is full. EPERM and the like cannot happen to root, and for others
-    # they mean that the socket is not theirs to take.
-    if outcome not in {errno.ECONNREFUSED, errno.ENOENT, errno.EPROTOTYPE}:
+    # Anything but a refusal means somebody: EAGAIN a listener whose queue is full, EACCES another user's.
+    if outcome not in {errno.ECONNREFUSED, errno.ENOENT}:
         raise FailedPreconditionError(
             f"{path} is in use by another daemon: stop that one, or choose another address"
         )
-    with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()

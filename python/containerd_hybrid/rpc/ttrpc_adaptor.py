@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
@@ -32,19 +33,19 @@ class TtrpcAdaptor:
         Raises:
             FailedPreconditionError: another daemon listens on the socket.
         """
-        listener = sockets.bind(self._address, self._owner)
-        self._socket = sockets.identity(self._address)
+        listener = await asyncio.to_thread(sockets.bind, self._address, self._owner)
+        self._socket = await asyncio.to_thread(sockets.identity, self._address)
         await self._server.listen(listener)
         logger.info("serving", extra={"address": self._address})
 
     async def drain(self, timeout: float) -> None:
         """Let running calls end, for ``timeout`` seconds at most, and stop."""
-        sockets.remove(self._address, self._socket)
+        await asyncio.to_thread(sockets.remove, self._address, self._socket)
         await self._server.drain(timeout)
 
     async def close(self) -> None:
         """Stop now."""
-        sockets.remove(self._address, self._socket)
+        await asyncio.to_thread(sockets.remove, self._address, self._socket)
         await self._server.close()
 
 
