@@ -109,6 +109,10 @@ class ImageImporter(Protocol):
         """
         ...
 
+    async def serves(self, scope: Scope, image: Descriptor, platform: Platform) -> bool:
+        """Whether a manifest or index that was read is, or has, an image for the platform."""
+        ...
+
     async def store(self, scope: Scope, imported: ImportedIndex, options: ImportOptions) -> Sequence[Image]:
         """Create or update the image records.
 

@@ -1,23 +1,38 @@
-"""Reading a tar archive that arrives in pieces, with the standard library in a thread of its own.
+"""Reading a tar archive that arrives in pieces, on the event loop, in bounded memory.
 
-``tarfile`` wants a file to read from; :class:`_Pulled` gives it one whose ``read`` asks the event
-loop for the next piece. What the thread finds is handed to sinks, on the loop again, so at most
-one piece is on its way at any time.
+``tarfile`` wants a file, and takes headers of any length into memory; an archive from a stranger
+gets neither. Its :class:`tarfile.TarInfo` still decodes the headers.
+
+Sources: POSIX.1-2017 pax (ustar and its extended headers); GNU tar's long names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import tarfile
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, Protocol, TypeVar, cast
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from containerd_hybrid.errors import CallCancelledError, InvalidArgumentError
+from containerd_hybrid.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
 from containerd_hybrid.images.api import ArchiveSource
 
-T = TypeVar("T")
 _CHUNK = 1 << 20
+_BLOCK = tarfile.BLOCKSIZE
+# A long name, or the attributes of one file. No honest archive of images has more.
+_MAX_EXTENDED = 1 << 20
+# Blobs, and the folders that old archives have one a layer of.
+_MAX_ENTRIES = 100_000
+
+_GZIP = b"\x1f\x8b"
+_REFUSED = {
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
+    b"\xfd7zXZ": ("xz", "xz -d"),
+    b"BZh": ("bzip2", "bzip2 -d"),
+}
+_GNU_LONG = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
 class EntrySink(Protocol):
@@ -29,103 +44,242 @@ class EntrySink(Protocol):
 
 
 class EntryHandler(Protocol):
-    """Told what is in the archive, in its order, on the event loop."""
+    """Told what is in the archive, in its order. Names are normalised, relative to the archive's root."""
 
     async def file(self, name: str, size: int) -> EntrySink:
         """A regular file begins."""
         ...
 
-    async def link(self, name: str, target: str) -> None:
-        """A symbolic link, as old ``docker save`` makes for layers that are there twice."""
+    def link(self, name: str, target: str) -> None:
+        """A link, as ``docker save`` makes for layers that are there twice."""
         ...
 
 
 async def read_archive(source: ArchiveSource, handler: EntryHandler) -> None:
-    """Hand every entry of the archive to ``handler``.
+    """Hand every entry of the archive to ``handler``, and read the source to its end.
 
     Raises:
         InvalidArgumentError: not a tar archive, plain or compressed with gzip, or cut short.
+        UnimplementedError: compressed in another way.
+        ResourceExhaustedError: more entries, or longer names, than any honest archive has.
     """
-    loop = asyncio.get_running_loop()
-    # A pool of its own: the thread lives as long as the sender sends, and would starve the shared one.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="archive") as pool:
-        walker = _Walker(source, handler, loop)
-        task = asyncio.ensure_future(loop.run_in_executor(pool, walker.run))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            walker.stop()
-            await asyncio.wait({task})
-            raise
+    raw = _Reader(source)
+    begin = await raw.peek(len(b"\xfd7zXZ"))
+    for magic, (kind, command) in _REFUSED.items():
+        if begin.startswith(magic):
+            raise UnimplementedError(
+                f"the archive is compressed with {kind}: decompress it first ({command})"
+            )
+    await _read_entries(_Reader(_Gunzipped(raw)) if begin.startswith(_GZIP) else raw, handler)
+    while await raw.some(_CHUNK):
+        pass  # a sender that is not read to its end would wait for ever
 
 
-class _Walker:
-    """The thread's side."""
-
-    def __init__(self, source: ArchiveSource, handler: EntryHandler, loop: asyncio.AbstractEventLoop) -> None:
-        self._source = source
-        self._handler = handler
-        self._loop = loop
-        self._stopped = False
-        self._waiting_for: asyncio.Task[Any] | None = None
-
-    def stop(self) -> None:
-        """Called on the loop: end the step that is under way, and with it the thread."""
-        self._stopped = True
-        if self._waiting_for is not None:
-            self._waiting_for.cancel()
-
-    def run(self) -> None:
-        pulled = _Pulled(lambda: self._on_loop(self._source.read(_CHUNK)))
-        try:
-            with tarfile.open(fileobj=cast("IO[bytes]", pulled), mode="r|*", bufsize=_CHUNK) as archive:
-                for member in archive:
-                    self._handle(archive, member)
-            while pulled.read(_CHUNK):
-                pass  # a sender that is not read to its end would wait for ever
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise InvalidArgumentError(f"not an image archive: {error}") from error
-
-    def _handle(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        if member.issym():
-            self._on_loop(self._handler.link(member.name, member.linkname))
-        content = archive.extractfile(member) if member.isreg() else None
-        if content is None:
+async def _read_entries(reader: _Reader, handler: EntryHandler) -> None:
+    entries = 0
+    extended = _Extended()
+    while block := await reader.block():
+        if not block.strip(b"\0"):
             return
-        sink = self._on_loop(self._handler.file(member.name, member.size))
-        while data := content.read(_CHUNK):
-            self._on_loop(sink.write(data))
-        self._on_loop(sink.finish())
-
-    def _on_loop(self, step: Coroutine[Any, Any, T]) -> T:
-        async def run() -> T:
-            if self._stopped:
-                step.close()
-                raise CallCancelledError("reading the archive was cancelled")
-            self._waiting_for = asyncio.current_task()
-            try:
-                return await step
-            except asyncio.CancelledError:
-                raise CallCancelledError("reading the archive was cancelled") from None
-            finally:
-                self._waiting_for = None
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            what = "it is damaged" if entries else "it is no tar archive"
+            raise InvalidArgumentError(f"cannot read the archive: {what} ({error})") from error
+        entries += 1
+        if entries > _MAX_ENTRIES:
+            raise ResourceExhaustedError(f"the archive has more than {_MAX_ENTRIES} entries")
+        if info.type in _GNU_LONG or info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
+            extended.add(info.type, await _extended_header(reader, info.size))
+            continue
+        await _read_entry(reader, extended.applied_to(info), handler)
+        extended.forget()
 
 
-class _Pulled:
-    """The read side of a file, filled by a callable that gives the next piece."""
+async def _extended_header(reader: _Reader, size: int) -> bytes:
+    if not 0 <= size <= _MAX_EXTENDED:
+        raise ResourceExhaustedError(
+            f"the archive has a header of {size} bytes, more than the {_MAX_EXTENDED} that are read"
+        )
+    data = await reader.exactly(size)
+    await reader.exactly(-size % _BLOCK)
+    return data
 
-    def __init__(self, pull: Callable[[], bytes]) -> None:
-        self._pull = pull
-        self._buffer = bytearray()
-        self._ended = False
 
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size and not self._ended:
-            piece = self._pull()
-            self._ended = not piece
-            self._buffer += piece
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
+async def _read_entry(reader: _Reader, entry: _Entry, handler: EntryHandler) -> None:
+    if entry.size < 0:
+        raise InvalidArgumentError(f"cannot read the archive: {entry.name} has a negative size")
+    match entry.type:
+        case tarfile.SYMTYPE:
+            handler.link(entry.name, _normal(posixpath.join(posixpath.dirname(entry.name), entry.target)))
+        case tarfile.LNKTYPE:
+            handler.link(entry.name, _normal(entry.target))
+        case tarfile.GNUTYPE_SPARSE:
+            raise _sparse(entry.name)
+        case tarfile.DIRTYPE | tarfile.CHRTYPE | tarfile.BLKTYPE | tarfile.FIFOTYPE:
+            pass  # these have no bytes, whatever their size says
+        case tarfile.REGTYPE | tarfile.AREGTYPE | tarfile.CONTTYPE:
+            sink = await handler.file(entry.name, entry.size)
+            await _copy(reader, entry, sink)
+            await sink.finish()
+        case _:
+            await _copy(reader, entry, None)
+
+
+async def _copy(reader: _Reader, entry: _Entry, sink: EntrySink | None) -> None:
+    remaining = entry.size
+    while remaining:
+        data = await reader.some(min(remaining, _CHUNK))
+        if not data:
+            raise _cut_short(entry.name)
+        if sink is not None:
+            await sink.write(data)
+        remaining -= len(data)
+    await reader.exactly(-entry.size % _BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    type: bytes
+    size: int
+    target: str
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What headers before an entry say about it, instead of what fits into its own."""
+
+    everywhere: dict[str, str] = field(default_factory=dict)
+    here: dict[str, str] = field(default_factory=dict)
+
+    def add(self, type: bytes, data: bytes) -> None:
+        if type in _GNU_LONG:
+            self.here[_GNU_LONG[type]] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        elif type == tarfile.XGLTYPE:
+            self.everywhere |= _pax_records(data)
+        else:
+            self.here |= _pax_records(data)
+
+    def applied_to(self, info: tarfile.TarInfo) -> _Entry:
+        records = self.everywhere | self.here
+        if any(key.startswith("GNU.sparse.") for key in records):
+            raise _sparse(info.name)
+        size = records.get("size", "")
+        if size and not size.isdecimal():
+            raise InvalidArgumentError(f"cannot read the archive: {info.name} has size {size!r}")
+        return _Entry(
+            _normal(records.get("path", info.name)),
+            info.type,
+            int(size) if size else info.size,
+            records.get("linkpath", info.linkname),
+        )
+
+    def forget(self) -> None:
+        self.here = {}
+
+
+def _pax_records(data: bytes) -> Mapping[str, str]:
+    """``LENGTH KEY=VALUE\\n`` records; the length is that of the whole record, in bytes."""
+    records: dict[str, str] = {}
+    while data:
+        digits, _, _ = data.partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
+        if not equals or length > len(data) or data[length - 1 : length] != b"\n":
+            raise InvalidArgumentError("cannot read the archive: it has a malformed extended header")
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        data = data[length:]
+    return records
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath(name.rstrip("\0"))
+
+
+def _sparse(name: str) -> UnimplementedError:
+    return UnimplementedError(f"{name} is stored as a sparse file: make the archive without (tar -S)")
+
+
+def _cut_short(where: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"the archive is cut short in {where}: copy or make it again")
+
+
+class _Reader:
+    """A source that can be asked for an exact number of bytes."""
+
+    def __init__(self, source: ArchiveSource) -> None:
+        self._source = source
+        self._buffer = b""
+        self._start = 0
+
+    async def read(self, size: int) -> bytes:
+        """As a source itself."""
+        return await self.some(size)
+
+    async def some(self, size: int) -> bytes:
+        """At most ``size`` bytes; empty at the end."""
+        if self._start == len(self._buffer):
+            self._buffer, self._start = await self._source.read(_CHUNK), 0
+        data = self._buffer[self._start : self._start + size]
+        self._start += len(data)
         return data
+
+    async def peek(self, size: int) -> bytes:
+        """The next ``size`` bytes, which stay; fewer at the end."""
+        while len(self._buffer) - self._start < size:
+            data = await self._source.read(_CHUNK)
+            if not data:
+                break
+            self._buffer, self._start = self._buffer[self._start :] + data, 0
+        return self._buffer[self._start : self._start + size]
+
+    async def exactly(self, size: int) -> bytes:
+        data = await self._up_to(size)
+        if len(data) < size:
+            raise _cut_short("a header")
+        return data
+
+    async def block(self) -> bytes:
+        """One block, empty at the end."""
+        data = await self._up_to(_BLOCK)
+        if data and len(data) < _BLOCK:
+            raise _cut_short("a header")
+        return data
+
+    async def _up_to(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size and (data := await self.some(size)):
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+
+class _Gunzipped:
+    """The bytes in a gzip stream, or in several that follow each other (RFC 1952, section 2.2)."""
+
+    def __init__(self, source: _Reader) -> None:
+        self._source = source
+        self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._waiting = b""
+
+    async def read(self, size: int) -> bytes:
+        while True:
+            if not self._waiting:
+                self._waiting = await self._source.some(_CHUNK)
+                if not self._waiting:
+                    if not self._member.eof:
+                        raise _cut_short("its gzip stream")
+                    return b""
+            if self._member.eof:
+                if not self._waiting.strip(b"\0"):
+                    self._waiting = b""  # padding, as tapes and tar's own blocks make it
+                    continue
+                self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                data = await asyncio.to_thread(self._member.decompress, self._waiting, _CHUNK)
+            except zlib.error as error:
+                raise InvalidArgumentError(f"cannot decompress the archive: {error}") from error
+            self._waiting = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if data:
+                return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from containerd_hybrid.content.api import ContentStore, read_document
-from containerd_hybrid.errors import InvalidArgumentError
+from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
 from containerd_hybrid.model import Descriptor, Platform, Scope
 from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
 from containerd_hybrid.model.manifest import Index, parse_manifest_or_index
@@ -32,6 +32,8 @@ async def label_tree(
     """Label ``root`` and everything below it with references to their children, leaves first.
 
     Leaves first, so that a label never points to a blob of which it is not known that it is here.
+    Of an index below ``root`` manifests may be missing, as archives of one platform of an image have
+    it, but not all; of a manifest nothing may.
 
     Raises:
         NotFoundError: a blob that is wanted is missing.
@@ -44,17 +46,33 @@ async def _label(
 ) -> None:
     if depth > _MAX_DEPTH:
         raise InvalidArgumentError(f"{parent.digest}: indexes are nested more than {_MAX_DEPTH} deep")
+    sparse = depth > 0 and is_index(parent.media_type)
     labels: dict[str, str] = {}
+    missing: list[Descriptor] = []
     for position, child in enumerate(await children(content, scope, parent)):
         if is_index(parent.media_type) and not _wanted(child, platforms):
             continue
+        if not await _is_here(content, scope, child):
+            missing.append(child)
+            continue
         if is_index(child.media_type) or is_manifest(child.media_type):
             await _label(content, scope, child, platforms, depth + 1)
-        else:
-            await content.info(scope, child.digest)
         labels[f"{_REFERENCE_LABEL}.{_kind(parent, child, position)}"] = str(child.digest)
+    if missing and not (sparse and labels):
+        raise NotFoundError(
+            f"{missing[0].media_type or 'blob'} {missing[0].digest} of {parent.digest} is missing: "
+            "copy or make the archive again"
+        )
     if labels:
         await content.update(scope, parent.digest, labels, tuple(f"labels.{key}" for key in labels))
+
+
+async def _is_here(content: ContentStore, scope: Scope, blob: Descriptor) -> bool:
+    try:
+        await content.info(scope, blob.digest)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _wanted(child: Descriptor, platforms: Sequence[Platform]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import posixpath
 import secrets
@@ -11,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from containerd_hybrid.content.api import ContentStore, Ingest, read_document
-from containerd_hybrid.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from containerd_hybrid.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    InvalidDigestError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from containerd_hybrid.images.api import (
     ArchiveSource,
     Image,
@@ -32,9 +39,11 @@ from containerd_hybrid.model.descriptor import (
     DOCKER_MANIFEST,
     OCI_INDEX,
 )
+from containerd_hybrid.model.labels import GC_BREF_IMAGE, GC_EXPIRE
 from containerd_hybrid.model.manifest import (
     MAX_DOCUMENT_BYTES,
     Index,
+    choose_manifest,
     descriptor_to_json,
     parse_image_config,
     parse_manifest_or_index,
@@ -43,6 +52,8 @@ from containerd_hybrid.model.platform import match_rank
 
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
+# A link to a link to a …: what docker save writes has one step.
+_MAX_LINKS = 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -82,24 +93,37 @@ class ArchiveImporter:
         await label_tree(self._content, scope, index, platforms)
         return ImportedIndex(index, manifests)
 
+    async def serves(self, scope: Scope, image: Descriptor, platform: Platform) -> bool:
+        document = parse_manifest_or_index(await read_document(self._content, scope, image), image.media_type)
+        if isinstance(document, Index):
+            return choose_manifest(document, platform) is not None
+        config = parse_image_config(await read_document(self._content, scope, document.config))
+        # An image that names no processor holds data for any of them.
+        return not config.platform.architecture or match_rank(platform, config.platform) is not None
+
     async def store(self, scope: Scope, imported: ImportedIndex, options: ImportOptions) -> Sequence[Image]:
-        named: dict[str, Descriptor] = {}
-        if options.index_name:
-            named[options.index_name] = imported.index
-        for rule in options.references:
-            if not rule.is_prefix:
-                named[f"{rule.name}@{imported.index.digest}" if rule.add_digest else rule.name] = (
-                    imported.index
-                )
+        whole = [options.index_name] if options.index_name else []
+        whole += [
+            f"{rule.name}@{imported.index.digest}" if rule.add_digest else rule.name
+            for rule in options.references
+            if not rule.is_prefix
+        ]
+        named = dict.fromkeys(whole, imported.index)
         for manifest in imported.manifests:
             named |= dict.fromkeys(_names(manifest, options.references), manifest)
         if not named:
             raise NotFoundError("no image name found: the archive has none, give one")
-        paths = ("target", "labels") if options.labels else ("target",)
+        further = {**options.labels, **_goes_with(options.index_name)}
         return [
-            await put_image(self._images, scope, Image(name, target, options.labels), paths)
+            await self._put(
+                scope, Image(name, target, options.labels if name == options.index_name else further)
+            )
             for name, target in named.items()
         ]
+
+    async def _put(self, scope: Scope, image: Image) -> Image:
+        paths = ("target", "labels") if image.labels else ("target",)
+        return await put_image(self._images, scope, image, paths)
 
     async def _index_of_docker_archive(self, scope: Scope, found: _Entries) -> Descriptor:
         entries: list[dict[str, Any]] = []
@@ -127,11 +151,12 @@ class ArchiveImporter:
 
     async def _write(self, scope: Scope, document: dict[str, Any], media_type: str) -> Descriptor:
         data = json.dumps(document, separators=(",", ":")).encode()
-        sink = _BlobSink("", len(data), keep=False)
-        await sink.open(self._content, scope)
-        await sink.write(data)
-        await sink.finish()
-        return replace(sink.descriptor, media_type=media_type)
+        ingest = await self._content.open_ingest(scope, f"import-{secrets.token_hex(16)}", len(data))
+        await ingest.write(data)
+        digest = Digest.of(data)
+        with contextlib.suppress(AlreadyExistsError):
+            await ingest.commit(len(data), digest)
+        return Descriptor(media_type, digest, len(data))
 
 
 @dataclass(slots=True)
@@ -140,52 +165,77 @@ class _Blob:
     head: bytes
 
 
-class _BlobSink:
-    """One file of the archive on its way into the content store; small ones are kept in memory too."""
+class _Document:
+    """A file of the archive that says what is in it, kept in memory."""
 
-    def __init__(self, name: str, size: int, *, keep: bool) -> None:
-        self.name = name
-        self.size = size
-        self.head = b""
-        self.kept = bytearray() if keep else None
-        self.descriptor = Descriptor("", Digest("sha256", ""), 0)
-        self._ingest: Ingest | None = None
-
-    async def open(self, content: ContentStore, scope: Scope) -> None:
-        self._content = content
-        self._scope = scope
-        self._ref = f"import-{secrets.token_hex(16)}"
-        self._ingest = await content.open_ingest(scope, self._ref, self.size)
+    def __init__(self) -> None:
+        self.data = bytearray()
 
     async def write(self, data: bytes) -> None:
-        assert self._ingest is not None
-        self.head = self.head or data[:4]
-        if self.kept is not None:
-            self.kept += data
-        await self._ingest.write(data)
+        self.data += data
 
     async def finish(self) -> None:
-        assert self._ingest is not None
-        digest = await self._ingest.digest()
-        self._check_name(digest)
-        with contextlib.suppress(AlreadyExistsError):
-            await self._ingest.commit(self.size, digest)
-        await self._ingest.close()
-        self._ingest = None
-        self.descriptor = Descriptor("", digest, self.size)
+        """All of it is here."""
 
-    def _check_name(self, digest: Digest) -> None:
-        """A file below blobs/ says what its digest is; refuse one that lies, before it is visible."""
-        parts = self.name.split("/")
-        if len(parts) == 3 and parts[0] == "blobs" and parts[1] == "sha256" and parts[2] != digest.hex:
-            raise InvalidArgumentError(f"damaged archive: {self.name} has digest {digest}")
+
+class _BlobSink:
+    """One file of the archive on its way into the content store.
+
+    A blob that the store has already is not written again: its name says its digest.
+    """
+
+    def __init__(self, content: ContentStore, scope: Scope, name: str, size: int) -> None:
+        self._content = content
+        self._scope = scope
+        self._name = name
+        self._size = size
+        self._named = _digest_in(name)
+        self._ref = f"import-{secrets.token_hex(16)}"
+        self._ingest: Ingest | None = None
+        self._writes = True
+        self._head = b""
+        self.blob: _Blob | None = None
+
+    async def open(self) -> None:
+        try:
+            self._ingest = await self._content.open_ingest(self._scope, self._ref, self._size, self._named)
+            # It may stand at the end already, with the bytes of another namespace.
+            self._writes = not self._size or self._ingest.status.offset != self._size
+        except AlreadyExistsError:
+            assert self._named is not None
+            self._writes = False
+            if (await self._content.info(self._scope, self._named)).size != self._size:
+                raise self._damaged(f"has {self._size} bytes") from None
+
+    async def write(self, data: bytes) -> None:
+        self._head = self._head or data[:4]
+        if self._writes and self._ingest is not None:
+            await self._ingest.write(data)
+
+    async def finish(self) -> None:
+        digest = self._named
+        if self._ingest is not None:
+            digest = await self._ingest.digest()
+            if self._named not in (None, digest):
+                raise self._damaged(f"has digest {digest}")
+            with contextlib.suppress(AlreadyExistsError):
+                await self._ingest.commit(self._size, digest)
+            await self._ingest.close()
+            self._ingest = None
+        assert digest is not None
+        self.blob = _Blob(Descriptor("", digest, self._size), self._head)
+
+    def _damaged(self, what: str) -> InvalidArgumentError:
+        return InvalidArgumentError(f"damaged archive: {self._name} {what}: copy or make it again")
 
     async def abandon(self) -> None:
         """Remove what was not finished."""
         if self._ingest is not None:
             await self._ingest.close()
             self._ingest = None
-            await self._content.abort(self._scope, self._ref)
+            # A commit that failed may have removed it.
+            with contextlib.suppress(NotFoundError):
+                await self._content.abort(self._scope, self._ref)
 
 
 class _Entries:
@@ -194,42 +244,36 @@ class _Entries:
     def __init__(self, content: ContentStore, scope: Scope) -> None:
         self._content = content
         self._scope = scope
-        self._blobs: dict[str, _Blob] = {}
+        self._blobs: dict[str, _BlobSink] = {}
         self._links: dict[str, str] = {}
-        self._documents: dict[str, bytes] = {}
-        self._open: _BlobSink | None = None
+        self._documents: dict[str, _Document] = {}
+        self._last: _BlobSink | None = None
 
     async def file(self, name: str, size: int) -> EntrySink:
-        clean = posixpath.normpath(name)
-        is_document = clean in {"oci-layout", "index.json", "manifest.json"}
-        if is_document and size > MAX_DOCUMENT_BYTES:
-            raise InvalidArgumentError(f"not an image archive: {name} has {size} bytes")
-        sink = _BlobSink(clean, size, keep=is_document)
-        await sink.open(self._content, self._scope)
-        self._open = sink
-        return _Noted(self, sink)
+        if name in {"oci-layout", "index.json", "manifest.json"} and size > MAX_DOCUMENT_BYTES:
+            raise ResourceExhaustedError(
+                f"{name} has {size} bytes, more than the {MAX_DOCUMENT_BYTES} that are read into memory"
+            )
+        if name in {"oci-layout", "manifest.json"}:
+            document = self._documents[name] = _Document()
+            return document
+        sink = self._last = self._blobs[name] = _BlobSink(self._content, self._scope, name, size)
+        await sink.open()
+        return sink
 
-    async def link(self, name: str, target: str) -> None:
-        clean = posixpath.normpath(name)
-        self._links[clean] = posixpath.normpath(posixpath.join(posixpath.dirname(clean), target))
-
-    def note(self, sink: _BlobSink) -> None:
-        """``sink`` is finished."""
-        self._open = None
-        self._blobs[sink.name] = _Blob(sink.descriptor, sink.head)
-        if sink.kept is not None:
-            self._documents[sink.name] = bytes(sink.kept)
+    def link(self, name: str, target: str) -> None:
+        self._links[name] = target
 
     async def close(self) -> None:
-        if self._open is not None:
-            await self._open.abandon()
+        if self._last is not None:
+            await self._last.abandon()
 
     @property
     def is_oci_layout(self) -> bool:
         layout = self._documents.get("oci-layout")
         if layout is None:
             return False
-        version = _json(layout, "oci-layout").get("imageLayoutVersion")
+        version = _object(layout, "oci-layout").get("imageLayoutVersion")
         if version != "1.0.0":
             raise InvalidArgumentError(f"unsupported OCI layout version {version!r}: expected 1.0.0")
         return True
@@ -239,47 +283,53 @@ class _Entries:
 
     def docker_images(self) -> list[tuple[str, list[str], list[str]]]:
         """Config, layers and names of each image in a Docker archive's manifest.json."""
-        if "manifest.json" not in self._documents:
+        manifest = self._documents.get("manifest.json")
+        if manifest is None:
             raise InvalidArgumentError(
                 "unrecognized image format: the archive has neither oci-layout nor manifest.json"
             )
+        listed = _json(manifest, "manifest.json")
         try:
-            listed = json.loads(self._documents["manifest.json"])
             return [
                 (str(image["Config"]), [str(x) for x in image["Layers"] or ()], list(image["RepoTags"] or ()))
                 for image in listed
             ]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InvalidArgumentError(f"malformed manifest.json: {error}") from error
+        except (TypeError, KeyError) as error:
+            raise InvalidArgumentError(f"malformed manifest.json: {error!r}") from error
 
     def blob(self, name: str, what: str) -> _Blob:
-        clean = posixpath.normpath(name)
-        found = self._blobs.get(clean) or self._blobs.get(self._links.get(clean, ""))
-        if found is None:
-            raise NotFoundError(f"{what} {name!r} is not in the archive")
-        return found
+        """The file of that name, through links."""
+        place = posixpath.normpath(name)
+        for _ in range(_MAX_LINKS):
+            found = self._blobs.get(place)
+            if found is not None and found.blob is not None:
+                return found.blob
+            if place not in self._links:
+                break
+            place = self._links[place]
+        raise NotFoundError(f"{what} {name!r} is not in the archive: copy or make it again")
 
 
-class _Noted:
-    """A sink that tells the entries when it is done."""
-
-    def __init__(self, entries: _Entries, sink: _BlobSink) -> None:
-        self._entries = entries
-        self._sink = sink
-
-    async def write(self, data: bytes) -> None:
-        await self._sink.write(data)
-
-    async def finish(self) -> None:
-        await self._sink.finish()
-        self._entries.note(self._sink)
-
-
-def _json(data: bytes, name: str) -> dict[str, Any]:
+def _digest_in(name: str) -> Digest | None:
+    """What a file below ``blobs/`` says that its digest is; None for other files."""
+    parts = name.split("/")
+    if len(parts) != 3 or parts[0] != "blobs":
+        return None
     try:
-        document = json.loads(data)
+        return Digest.parse(f"{parts[1]}:{parts[2]}")
+    except InvalidDigestError as error:
+        raise InvalidArgumentError(f"damaged archive: {name} is not named after a digest") from error
+
+
+def _json(document: _Document, name: str) -> Any:
+    try:
+        return json.loads(document.data)
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"malformed {name}: {error}") from error
+
+
+def _object(file: _Document, name: str) -> dict[str, Any]:
+    document = _json(file, name)
     if not isinstance(document, dict):
         raise InvalidArgumentError(f"malformed {name}: expected a JSON object")
     return document
@@ -318,6 +368,14 @@ def _name_by_rule(manifest: Descriptor, rule: ReferenceRule) -> str:
     if any(mark in ref for mark in "/:@"):
         return ref if rule.allow_overwrite or _has_prefix(ref, rule.name) else ""
     return f"{rule.name}:{ref}"
+
+
+def _goes_with(index_name: str) -> dict[str, str]:
+    """Labels of the names beside the index's: expired at once, they stay as long as that one does."""
+    if not index_name:
+        return {}
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {GC_BREF_IMAGE: index_name, GC_EXPIRE: now}
 
 
 def _has_prefix(ref: str, prefix: str) -> bool:

@@ -50,7 +50,12 @@ class LocalTransferrer:
             tell(Progress("Importing"))
             imported = await self._importer.read(held, source, platforms)
             for manifest in imported.manifests:
-                await self._unpack(held, manifest, unpack, tell)
+                serving = [
+                    target
+                    for target in unpack
+                    if await self._importer.serves(held, manifest, target.platform)
+                ]
+                await self._unpack(held, manifest, serving, tell)
             images = list(await self._importer.store(held, imported, options))
             for image in images:
                 tell(Progress("saved", image.name, descriptor=image.target))

@@ -28,7 +28,7 @@ BUSYBOX = Path("/bin/busybox")
 _APPLETS = (
     "sh cat echo sleep ls id env true false stty head wc dd tail kill ps touch mkdir rm grep sha256sum "
     "hostname mount yes seq printf pwd test nproc stat readlink tr cut sort"
-).split()
+)
 
 
 def sha256(data: bytes) -> str:
@@ -40,7 +40,7 @@ def blob_name(data: bytes) -> str:
 
 
 def tar_bytes(entries: Mapping[str, bytes | str | tarfile.TarInfo]) -> bytes:
-    """A tar archive: bytes are files, a string is a symbolic link, a name with a slash at its end a folder."""
+    """A tar archive: bytes are files, a string is a symbolic link, a name that ends in a slash a folder."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in entries.items():
@@ -67,7 +67,7 @@ def busybox_layer() -> bytes:
     folders = ("bin", "dev", "etc", "home", "home/alice", "proc", "root", "run", "sys", "tmp", "var")
     entries: dict[str, bytes | str | tarfile.TarInfo] = {f"{folder}/": b"" for folder in folders}
     entries["bin/busybox"] = BUSYBOX.read_bytes()
-    entries |= {f"bin/{applet}": "busybox" for applet in _APPLETS}
+    entries |= {f"bin/{applet}": "busybox" for applet in _APPLETS.split()}
     entries["etc/passwd"] = (
         b"root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000:Alice:/home/alice:/bin/sh\n"
         b"nobody:x:65534:65534:nobody:/:/bin/false\n"
