@@ -20,6 +20,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -29,6 +30,9 @@ from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE, busybox_program
 from containerd_hybrid.testing.leaks import LeakCheck
+
+Run: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
+Detached: TypeAlias = Callable[..., None]
 
 RUNTIME = "io.containerd.hybrid.v2"
 SIGNALLED = 128
@@ -69,7 +73,7 @@ def address(stock: StockContainerd) -> str:
 
 
 @pytest.fixture
-def run(ctr: Ctr) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run(ctr: Ctr) -> Run:
     """``ctr run --rm`` of a shell script."""
 
     def call(name: str, script: str, *flags: str, input: str | None = "") -> subprocess.CompletedProcess[str]:
@@ -80,7 +84,7 @@ def run(ctr: Ctr) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def detached(ctr: Ctr) -> Iterator[Callable[..., None]]:
+def detached(ctr: Ctr) -> Iterator[Detached]:
     """``ctr run --detach`` of a shell script; what is left of it at the end is taken away."""
     names = []
 
@@ -138,7 +142,7 @@ def exit_code(ctr: Ctr, name: str) -> int:
     return 0
 
 
-def test_exit_code_and_both_streams(run: Callable[..., subprocess.CompletedProcess[str]], ctr: Ctr) -> None:
+def test_exit_code_and_both_streams(run: Run, ctr: Ctr) -> None:
     done = run("one", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
     until(lambda: not shims(ctr))
@@ -158,7 +162,8 @@ def test_input_to_its_end(ctr: Ctr) -> None:
     command = ctr.command("run", "--rm", "--runtime", RUNTIME, BUSYBOX_IMAGE, "in", "sha256sum")
     data = os.urandom(3 << 20)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(data)
         process.stdin.flush()
         time.sleep(0.3)
@@ -247,7 +252,7 @@ def test_a_terminal(ctr: Ctr) -> None:
     assert terminal.exit_code() == 5
 
 
-def test_exec(ctr: Ctr, detached: Callable[..., None]) -> None:
+def test_exec(ctr: Ctr, detached: Detached) -> None:
     detached("host", "sleep 1000")
     done = ctr.run("task", "exec", "--exec-id", "a", "host", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
@@ -259,7 +264,8 @@ def test_exec(ctr: Ctr, detached: Callable[..., None]) -> None:
 
     command = ctr.command("task", "exec", "--exec-id", "c", "host", "cat")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(b"through\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"through\n"
@@ -271,9 +277,7 @@ def test_exec(ctr: Ctr, detached: Callable[..., None]) -> None:
     assert terminal.exit_code() == 4
 
 
-def test_kill_pause_resume_ps_metrics(
-    stock: StockContainerd, ctr: Ctr, detached: Callable[..., None]
-) -> None:
+def test_kill_pause_resume_ps_metrics(stock: StockContainerd, ctr: Ctr, detached: Detached) -> None:
     detached("box", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
     assert status(ctr, "box") == "RUNNING"
     init = (bundle(stock, ctr, "box") / "init.pid").read_text()
@@ -292,7 +296,7 @@ def test_kill_pause_resume_ps_metrics(
     until(lambda: not shims(ctr))
 
 
-def test_events_in_order(ctr: Ctr, detached: Callable[..., None]) -> None:
+def test_events_in_order(ctr: Ctr, detached: Detached) -> None:
     # ctr buffers nothing per event, so lines come as events do.
     with ctr.start("events", stdout=subprocess.PIPE) as watcher:
         assert watcher.stdout is not None
@@ -304,7 +308,7 @@ def test_events_in_order(ctr: Ctr, detached: Callable[..., None]) -> None:
         ctr("task", "kill", "-s", "SIGKILL", "box")
         until(lambda: status(ctr, "box") == "STOPPED")
         assert exit_code(ctr, "box") == SIGNALLED + signal.SIGKILL
-        topics = []
+        topics: list[str] = []
         while not topics or topics[-1] != "delete":
             line = watcher.stdout.readline().decode()
             if found := re.search(rf" {ctr.namespace} /tasks/(\S+) ", line):
@@ -328,7 +332,7 @@ def test_twenty_at_once(ctr: Ctr) -> None:
     until(lambda: not shims(ctr))
 
 
-def test_a_pod_shares_one_shim(ctr: Ctr, detached: Callable[..., None], stock: StockContainerd) -> None:
+def test_a_pod_shares_one_shim(ctr: Ctr, detached: Detached, stock: StockContainerd) -> None:
     flags = ("--annotation", "io.kubernetes.cri.sandbox-id=pod")
     for name in ("one", "two", "three"):
         detached(name, "sleep 1000", *flags)
@@ -344,9 +348,7 @@ def test_a_pod_shares_one_shim(ctr: Ctr, detached: Callable[..., None], stock: S
     assert not Path(addresses.pop().removeprefix("unix://")).exists()
 
 
-def test_a_killed_shim_leaves_nothing(
-    ctr: Ctr, detached: Callable[..., None], stock: StockContainerd
-) -> None:
+def test_a_killed_shim_leaves_nothing(ctr: Ctr, detached: Detached, stock: StockContainerd) -> None:
     detached("box", "sleep 1000")
     folder = bundle(stock, ctr, "box")
     init = int((folder / "init.pid").read_text())
@@ -360,9 +362,7 @@ def test_a_killed_shim_leaves_nothing(
     assert not Path(f"/run/containerd/runc/{ctr.namespace}/box").exists()
 
 
-def test_containers_survive_the_daemon(
-    ctr: Ctr, detached: Callable[..., None], stock: StockContainerd
-) -> None:
+def test_containers_survive_the_daemon(ctr: Ctr, detached: Detached, stock: StockContainerd) -> None:
     detached("stays", "trap 'exit 6' TERM; while :; do sleep 0.1; done")
     detached("ends", "sleep 1; exit 8")
     before = shims(ctr)
@@ -380,11 +380,12 @@ def test_containers_survive_the_daemon(
     assert exit_code(ctr, "stays") == 6
 
 
-def test_attach_again(ctr: Ctr, detached: Callable[..., None], tmp_path: Path) -> None:
+def test_attach_again(ctr: Ctr, detached: Detached, tmp_path: Path) -> None:
     detached("box", "while read line; do echo got $line; done; echo end")
     for text in ("first", "second"):
         process = ctr.start("task", "attach", "box", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(f"{text}\n".encode())
         process.stdin.flush()
         assert process.stdout.readline() == f"got {text}\n".encode()
@@ -395,7 +396,7 @@ def test_attach_again(ctr: Ctr, detached: Callable[..., None], tmp_path: Path) -
     assert status(ctr, "box") == "RUNNING"
 
 
-def test_log_file_and_logging_program(ctr: Ctr, detached: Callable[..., None], short_folder: Path) -> None:
+def test_log_file_and_logging_program(ctr: Ctr, detached: Detached, short_folder: Path) -> None:
     log = short_folder / "deep" / "box.log"
     detached("file", "echo out; echo err >&2; sleep 0.2; echo late", "--log-uri", f"file://{log}")
     until(lambda: status(ctr, "file") == "STOPPED")
@@ -403,7 +404,7 @@ def test_log_file_and_logging_program(ctr: Ctr, detached: Callable[..., None], s
 
     program, written = short_folder / "logger", short_folder / "written"
     program.write_text(
-        f"#!/bin/sh\nexec 5>&-\n{{ echo $CONTAINER_NAMESPACE $CONTAINER_ID $*; cat <&3; cat <&4; }} > {written}\n"
+        f"#!/bin/sh\nexec 5>&- > {written}\necho $CONTAINER_NAMESPACE $CONTAINER_ID $*; cat <&3; cat <&4\n"
     )
     program.chmod(0o755)
     detached("logged", "echo out; echo err >&2", "--log-uri", f"binary://{program}?a=b%20c")
@@ -450,7 +451,7 @@ def test_out_of_memory_is_told(ctr: Ctr) -> None:
         flags = ("--memory-limit", str(16 << 20))
         done = ctr.run("run", "--rm", "--runtime", RUNTIME, *flags, BUSYBOX_IMAGE, "box", "sh", "-c", script)
         assert done.returncode == SIGNALLED + signal.SIGKILL
-        topics = []
+        topics: list[str] = []
         while not topics or topics[-1] != "delete":
             line = watcher.stdout.readline().decode()
             if found := re.search(rf" {ctr.namespace} /tasks/(\S+) ", line):
@@ -460,7 +461,7 @@ def test_out_of_memory_is_told(ctr: Ctr) -> None:
     assert topics.index("oom") < topics.index("exit")
 
 
-def test_memory_and_descriptors_of_an_idle_shim(ctr: Ctr, detached: Callable[..., None]) -> None:
+def test_memory_and_descriptors_of_an_idle_shim(ctr: Ctr, detached: Detached) -> None:
     detached("box", "sleep 1000")
     (shim,) = shims(ctr)
 
@@ -481,9 +482,7 @@ def test_memory_and_descriptors_of_an_idle_shim(ctr: Ctr, detached: Callable[...
     until(lambda: proportional() < 1536)
 
 
-def test_another_runtime_program(
-    run: Callable[..., subprocess.CompletedProcess[str]], short_folder: Path
-) -> None:
+def test_another_runtime_program(run: Run, short_folder: Path) -> None:
     crun = shutil.which("crun")
     if crun is None:
         pytest.skip("crun is not installed")

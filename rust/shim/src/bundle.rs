@@ -14,8 +14,9 @@ pub const ROOTFS: &str = "rootfs";
 /// The shim's address, read by containerd 1.6 when it comes back.
 pub const ADDRESS: &str = "address";
 
+/// The file for an exec's process id. The prefix keeps an exec named `init` from init's file.
 pub fn exec_pid_name(exec_id: &str) -> String {
-    format!("{exec_id}.pid")
+    format!("exec-{exec_id}.pid")
 }
 
 /// What the shim needs to know of `config.json`.

@@ -12,6 +12,7 @@
 mod bootstrap;
 mod bundle;
 mod cgroup;
+mod children;
 mod clock;
 mod container;
 mod event_loop;

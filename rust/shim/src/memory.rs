@@ -29,7 +29,10 @@ unsafe extern "C" fn drop_read_only(
             return 0;
         }
         let count = usize::from(object.dlpi_phnum);
-        (object.dlpi_addr as usize, std::slice::from_raw_parts(object.dlpi_phdr, count))
+        (
+            object.dlpi_addr as usize,
+            std::slice::from_raw_parts(object.dlpi_phdr, count),
+        )
     };
     for header in headers {
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
@@ -38,7 +41,10 @@ unsafe extern "C" fn drop_read_only(
         let page = rustix::param::page_size();
         let start = base + header.p_vaddr as usize;
         // Inwards to whole pages, so that no neighbour is touched.
-        let (first, end) = (start.next_multiple_of(page), (start + header.p_memsz as usize) / page * page);
+        let (first, end) = (
+            start.next_multiple_of(page),
+            (start + header.p_memsz as usize) / page * page,
+        );
         if first < end {
             // SAFETY: a private read-only mapping of a file: dropped pages come back unchanged.
             unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED) };

@@ -2,72 +2,36 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use ::mounts::{Mount, Patience};
 
-use crate::proto::containerd::types::Mount;
+use crate::proto::containerd::types;
 
-/// Mounts all on `target`, in order; on an error what was mounted is taken down again.
-pub fn mount_all(mounts: &[Mount], target: &Path) -> io::Result<()> {
-    for mount in mounts {
-        if let Err(e) = mount_one(mount, target) {
-            let _ = unmount_all(target);
-            let text = format!(
-                "mount {} {} on {}: {e}",
-                mount.r#type,
-                mount.source,
-                target.display()
-            );
-            return Err(io::Error::new(e.kind(), text));
-        }
-    }
-    Ok(())
-}
-
-fn mount_one(mount: &Mount, target: &Path) -> io::Result<()> {
-    let mut flags = MountFlags::empty();
-    let mut data = Vec::new();
-    for option in &mount.options {
-        match option.as_str() {
-            "ro" => flags |= MountFlags::RDONLY,
-            "rw" => {}
-            "bind" => flags |= MountFlags::BIND,
-            "rbind" => flags |= MountFlags::BIND | MountFlags::REC,
-            other => data.push(other),
-        }
-    }
-    if flags.contains(MountFlags::BIND) {
-        rustix::mount::mount(
-            &mount.source,
-            target,
-            "",
-            flags - MountFlags::RDONLY,
-            None::<&std::ffi::CStr>,
-        )?;
-        if flags.contains(MountFlags::RDONLY) {
-            rustix::mount::mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "")?;
-        }
-        return Ok(());
-    }
-    let data = std::ffi::CString::new(data.join(","))?;
-    rustix::mount::mount(
-        &mount.source,
-        target,
-        &mount.r#type,
-        flags,
-        Some(data.as_c_str()),
-    )?;
-    let _ = MountPropagationFlags::PRIVATE;
-    Ok(())
+/// Mounts all on `target`, in order, or none.
+pub fn mount_all(mounts: &[types::Mount], target: &Path) -> io::Result<()> {
+    let mounts: Vec<Mount> = mounts
+        .iter()
+        .map(|mount| Mount {
+            kind: mount.r#type.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        })
+        .collect();
+    ::mounts::mount_all(&mounts, target)
+        .map(drop)
+        .map_err(io::Error::other)
 }
 
 /// Takes down everything mounted at `target`; nothing mounted there is fine.
+///
+/// What is still in use is detached rather than waited for: nothing may hold up the event loop, and
+/// the kernel finishes when the last user is gone.
 pub fn unmount_all(target: &Path) -> io::Result<()> {
-    loop {
-        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        }
-    }
+    let patience = Patience {
+        wait: Duration::ZERO,
+        lazy: true,
+    };
+    ::mounts::unmount_all(target, patience).map_err(io::Error::other)
 }

@@ -137,3 +137,35 @@ impl Shim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_kill_in_a_v2_cgroup_is_noticed_once() {
+        let path = std::env::temp_dir().join(format!("shim-oom-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let write = |text: &str| std::fs::write(path.join("memory.events"), text).unwrap();
+        write("oom 0\noom_kill 3\n");
+        let mut events = EventLoop::new().unwrap();
+        let cgroup = Cgroup::V2(path.clone());
+        let mut watch = Watch::start(&mut events, &cgroup, 7).unwrap().unwrap();
+        assert!(!watch.read());
+        write("oom 1\noom_kill 3\n");
+        assert_eq!(
+            events.wait(Some(Duration::from_secs(5))).unwrap().0,
+            [Token::Oom(7)]
+        );
+        assert!(!watch.read(), "a limit was hit, nothing was killed");
+        write("oom 1\noom_kill 4\n");
+        assert_eq!(
+            events.wait(Some(Duration::from_secs(5))).unwrap().0,
+            [Token::Oom(7)]
+        );
+        assert!(watch.read());
+        assert!(!watch.read());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -17,7 +17,7 @@ use crate::event_loop::{EventLoop, Timer, TimerId, Token};
 use crate::events::Publisher;
 use crate::log::{debug, error, info, warn};
 use crate::process::{Phase, Process, ProcessId};
-use crate::runtime::{self, Call, Factory};
+use crate::runtime::Factory;
 use crate::stdio::logger::Starting;
 use crate::streams::RunningPump;
 use crate::ttrpc::Status;
@@ -26,7 +26,7 @@ use crate::ttrpc::server::{Reply, ReplyKey, Server};
 /// What goes on later.
 pub type Step = Box<dyn FnOnce(&mut Shim)>;
 /// What goes on when a child has exited, with its wait status.
-type ChildStep = Box<dyn FnOnce(&mut Shim, i32)>;
+pub type ChildStep = Box<dyn FnOnce(&mut Shim, i32)>;
 /// What goes on when a logging program is ready, or failed to be.
 pub type LoggerStep = Box<dyn FnOnce(&mut Shim, io::Result<i32>)>;
 
@@ -54,12 +54,12 @@ pub struct Shim {
     pub starting_loggers: BTreeMap<u32, (Starting, u64, TimerId, LoggerStep)>,
     /// Logging programs that exited before they belonged to a process.
     pub gone_loggers: BTreeSet<i32>,
-    children: BTreeMap<i32, ChildStep>,
+    pub(crate) children: BTreeMap<i32, ChildStep>,
     /// Runtime calls under way that make a process: its exit may be reaped before its pid is known.
-    making: usize,
-    early_exits: BTreeMap<i32, (i32, SystemTime)>,
+    pub(crate) making: usize,
+    pub(crate) early_exits: BTreeMap<i32, (i32, SystemTime)>,
     deferred: Vec<Step>,
-    signals: Option<(OwnedFd, u64)>,
+    pub(crate) signals: Option<(OwnedFd, u64)>,
     next_id: u32,
     leave_at: Option<Instant>,
     idle_timer: Option<TimerId>,
@@ -141,6 +141,9 @@ impl Shim {
                     self.dispatch(call);
                     self.run_deferred();
                 }
+                if !self.server.has_connection(id) {
+                    self.forget_waiters(|key| key.0 == id);
+                }
                 self.watch_idleness();
             }
             Token::Publisher => self.drive_publisher(),
@@ -154,6 +157,7 @@ impl Shim {
         match timer {
             Timer::Deadline { connection, stream } => {
                 self.server.expire(&mut self.events, connection, stream);
+                self.forget_waiters(|key| key == (connection, stream));
             }
             Timer::Drain(process) => self.on_drain_timer(process),
             Timer::LoggerReady(key) => self.check_logger(key, true),
@@ -177,7 +181,7 @@ impl Shim {
         }
     }
 
-    fn run_deferred(&mut self) {
+    pub fn run_deferred(&mut self) {
         while !self.deferred.is_empty() {
             for step in std::mem::take(&mut self.deferred) {
                 step(self);
@@ -193,105 +197,6 @@ impl Shim {
     pub fn new_id(&mut self) -> u32 {
         self.next_id += 1;
         self.next_id
-    }
-
-    // Runtime calls and children.
-
-    /// Goes on with `then` when the call is finished; the child's pid if there is one.
-    pub fn run<T: 'static>(
-        &mut self,
-        call: Call<T>,
-        then: impl FnOnce(&mut Shim, runtime::Result<T>) + 'static,
-    ) -> Option<i32> {
-        match call {
-            Call::Ready(result) => {
-                self.defer(move |shim| then(shim, result));
-                None
-            }
-            Call::Child { pid, finish } => {
-                self.children.insert(
-                    pid,
-                    Box::new(move |shim, status| {
-                        let result = finish(status);
-                        then(shim, result);
-                    }),
-                );
-                Some(pid)
-            }
-        }
-    }
-
-    /// As [`Shim::run`], for calls that make a process. If the request's deadline passes first,
-    /// the runtime program is killed, so that the call fails rather than finish unseen.
-    pub fn run_making<T: 'static>(
-        &mut self,
-        call: Call<T>,
-        key: ReplyKey,
-        then: impl FnOnce(&mut Shim, runtime::Result<T>) + 'static,
-    ) {
-        self.making += 1;
-        let pid = self.run(call, move |shim, result| {
-            shim.server.forget_child(key);
-            then(shim, result);
-            shim.making -= 1;
-            if shim.making == 0 {
-                shim.early_exits.clear();
-            }
-        });
-        if let Some(pid) = pid {
-            self.server.kill_at_deadline(key, pid);
-        }
-    }
-
-    pub fn on_child_exit(&mut self, pid: i32, then: impl FnOnce(&mut Shim, i32) + 'static) {
-        self.children.insert(pid, Box::new(then));
-    }
-
-    /// A child of this process was reaped.
-    pub fn child_exited(&mut self, pid: i32, status: i32, at: SystemTime) {
-        if let Some(step) = self.children.remove(&pid) {
-            step(self, status);
-        } else if let Some(process) = self.pids.get(&pid) {
-            self.process_exited(*process, status, at);
-        } else if self.making > 0 {
-            self.early_exits.insert(pid, (status, at));
-        } else {
-            debug!("reaped {pid}, an orphan of a container");
-        }
-    }
-
-    /// From now on the exit of `pid` is this process's, and so is one already reaped.
-    pub fn track(&mut self, process: ProcessId, pid: i32) {
-        self.pids.insert(pid, process);
-        if let Some((status, at)) = self.early_exits.remove(&pid) {
-            self.process_exited(process, status, at);
-        }
-    }
-
-    fn on_signals(&mut self) {
-        let Some((fd, _)) = &self.signals else { return };
-        for signal in crate::reaper::drain_signals(fd) {
-            match signal {
-                libc::SIGTERM | libc::SIGINT => {
-                    info!("caught signal {signal}: leaving");
-                    self.leave();
-                }
-                libc::SIGUSR1 => info!(
-                    "{} containers, {} processes, {} copies, {} children, {} events queued",
-                    self.containers.len(),
-                    self.processes.len(),
-                    self.pumps.len(),
-                    self.children.len(),
-                    self.publisher.queued()
-                ),
-                _ => {}
-            }
-        }
-        // Signals merge: one SIGCHLD may stand for many exits.
-        while let Some((pid, status)) = crate::reaper::reap_one() {
-            self.child_exited(pid, status, SystemTime::now());
-            self.run_deferred();
-        }
     }
 
     // Answers.
@@ -311,6 +216,13 @@ impl Shim {
         match result {
             Ok(()) => self.answer(reply, &()),
             Err(status) => self.refuse(reply, status),
+        }
+    }
+
+    /// Calls of Wait that nobody waits for any more.
+    fn forget_waiters(&mut self, gone: impl Fn(ReplyKey) -> bool) {
+        for p in self.processes.values_mut() {
+            p.waiters.retain(|waiter| !gone(waiter.key()));
         }
     }
 

@@ -8,6 +8,28 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The limit of open files this process was started with; children get it back.
+static FILE_LIMIT: OnceLock<libc::rlimit> = OnceLock::new();
+
+/// Raises this process's own limit of open files as far as it may: a pod's shim has some ten for each
+/// container.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: reads and sets limits of this process through a live structure.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0
+            && FILE_LIMIT.set(limit).is_ok()
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
 
 /// Descriptors meant for a child are first moved to this number or above, so that putting them in
 /// their places can never overwrite one of them.
@@ -182,6 +204,9 @@ impl Spawn {
             // PR_SCHED_CORE, create, this process, scope: its process group.
             if self.core_scheduling && libc::prctl(libc::PR_SCHED_CORE, 1, 0, 2, 0) < 0 {
                 return *libc::__errno_location();
+            }
+            if let Some(limit) = FILE_LIMIT.get() {
+                libc::setrlimit(libc::RLIMIT_NOFILE, limit);
             }
             for (target, fd) in &self.fds {
                 if libc::dup2(fd.as_raw_fd(), *target) < 0 {

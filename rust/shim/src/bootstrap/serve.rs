@@ -18,6 +18,7 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     log::init(flags.debug, Some("log"));
     std::panic::set_hook(Box::new(|info| error!("{info}")));
     let signals = reaper::signal_fd().map_err(|e| format!("signals: {e}"))?;
+    crate::spawn::raise_file_limit();
     reaper::become_subreaper().map_err(|e| format!("subreaper: {e}"))?;
 
     let namespace = flags.namespace.clone();

@@ -3,6 +3,7 @@
 mod exec;
 mod exits;
 mod lifecycle;
+mod refusals;
 mod streams;
 
 use std::io::{Read, Write};
