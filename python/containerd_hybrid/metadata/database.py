@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import queue
@@ -31,13 +30,14 @@ from typing import Any, Self, TypeVar, cast
 from containerd_hybrid.errors import (
     DataLossError,
     FailedPreconditionError,
-    HybridError,
     InternalError,
     ResourceExhaustedError,
     UnavailableError,
     error_for_os,
 )
 from containerd_hybrid.metadata.api import CommitListener
+from containerd_hybrid.metadata.failures import damaged, translated
+from containerd_hybrid.metadata.filelock import FileLock
 from containerd_hybrid.metadata.migrate import migrate
 
 T = TypeVar("T")
@@ -49,8 +49,9 @@ _MINIMUM_SQLITE = (3, 37, 0)
 # Bounds how long the first write of a burst waits for the last one.
 _MAX_GROUP = 256
 _BUSY_SECONDS = 10
-_PRIMARY_CODE = 0xFF
-_UNREACHABLE = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+_IDLE_SECONDS = 0.05
+_IDLE_CHECKPOINT_GROUPS = 16
+_LONGEST_LOG_PAGES = 4000
 
 
 class _Write:
@@ -89,11 +90,12 @@ class SqliteDatabase:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer_connection: sqlite3.Connection | None = None
         self._accepting = False
+        self._uncopied = 0  # transactions that are only in the log; the writer thread's
         self._writer_thread: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._reader_connections: list[sqlite3.Connection] = []
         self._local = threading.local()
-        self._lock_fd = -1
+        self._lock = FileLock(self.path)
         self._listeners: list[CommitListener] = []
 
     async def open(self) -> None:
@@ -189,7 +191,7 @@ class SqliteDatabase:
                 f"SQLite {sqlite3.sqlite_version} is too old: use a Python with SQLite {needed} or newer"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._acquire_lock()
+        self._lock.acquire()
         connection = None
         try:
             # Labels and specs are nobody else's business; SQLite gives its side files the same mode.
@@ -199,9 +201,9 @@ class SqliteDatabase:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            self._release_lock()
+            self._lock.release()
             if isinstance(error, sqlite3.Error):
-                raise self._translate(error) from error
+                raise translated(self.path, error) from error
             raise
         self._writer_connection = connection
         self._writer_thread = threading.Thread(target=self._run_writer, name="metadata-writer", daemon=True)
@@ -219,7 +221,7 @@ class SqliteDatabase:
         if unclean:
             problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
             if problems != ["ok"]:
-                raise DataLossError(self._damaged("; ".join(problems)))
+                raise damaged(self.path, "; ".join(problems))
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._no_sync else 'FULL'}")
         for name in migrate(connection, str(self.path)):
             log.info("metadata: applied migration %s to %s", name, self.path)
@@ -240,6 +242,7 @@ class SqliteDatabase:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA recursive_triggers = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG_PAGES}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         return connection
 
@@ -258,13 +261,13 @@ class SqliteDatabase:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise translated(self.path, error) from error
 
     def _run_writer(self) -> None:
         stopping = False
         while not stopping:
             group: deque[_Write] = deque()
-            item = self._queue.get()
+            item = self._next()
             while item is not None:
                 group.append(item)
                 if len(group) >= _MAX_GROUP:
@@ -276,6 +279,22 @@ class SqliteDatabase:
             stopping = item is None
             while group:
                 self._commit_group(group)
+
+    def _next(self) -> _Write | None:
+        """The next write, None to stop. Copies the log into the file when nobody asks for anything.
+
+        SQLite would do that within some unlucky commit; it still does when a burst is long.
+        """
+        if self._uncopied >= _IDLE_CHECKPOINT_GROUPS:
+            try:
+                return self._queue.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                self._uncopied = 0
+                with contextlib.suppress(sqlite3.Error):
+                    cast("sqlite3.Connection", self._writer_connection).execute(
+                        "PRAGMA wal_checkpoint(PASSIVE)"
+                    )
+        return self._queue.get()
 
     def _commit_group(self, group: deque[_Write]) -> None:
         """Take writes from ``group`` into one transaction, commit it, and settle them."""
@@ -289,7 +308,7 @@ class SqliteDatabase:
                 group.clear()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = self._translate(error) if isinstance(error, sqlite3.Error) else error
+            failure = translated(self.path, error) if isinstance(error, sqlite3.Error) else error
             for write in done:
                 write.error = write.error or failure
         by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
@@ -312,6 +331,7 @@ class SqliteDatabase:
                     raise write.error
                 raise InternalError(f"a write ended the transaction it shares: {write.error}")
         connection.execute("COMMIT")
+        self._uncopied += 1
 
     def _attempt(self, connection: sqlite3.Connection, write: _Write) -> None:
         connection.execute("SAVEPOINT one")
@@ -320,7 +340,7 @@ class SqliteDatabase:
             connection.execute("RELEASE one")
         except BaseException as error:
             if isinstance(error, sqlite3.Error):
-                write.error = self._translate(error)
+                write.error = translated(self.path, error)
             elif isinstance(error, StopIteration):  # which a future refuses to carry
                 write.error = InternalError("a write raised StopIteration")
             else:
@@ -368,46 +388,4 @@ class SqliteDatabase:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         self._writer_connection = None
-        self._release_lock()
-
-    # --- lock and errors -----------------------------------------------------------------------
-
-    def _acquire_lock(self) -> None:
-        lock = self.path.with_name(self.path.name + ".lock")
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise FailedPreconditionError(
-                f"{self.path} is in use by another process (pid {holder}): "
-                "stop that daemon, or start this one with another root"
-            ) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock_fd = fd
-
-    def _release_lock(self) -> None:
-        # The file stays: removing it would let a third process lock a new one beside a waiting second.
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-
-    def _damaged(self, detail: str) -> str:
-        return (
-            f"{self.path} is damaged ({detail}): stop the daemon and restore the file from a backup, or move "
-            "it (with its -wal and -shm) away to start empty"
-        )
-
-    def _translate(self, error: sqlite3.Error) -> HybridError:
-        code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return DataLossError(self._damaged(str(error)))
-        if code == sqlite3.SQLITE_FULL:
-            return ResourceExhaustedError(f"{self.path}: no space left on its file system: free some")
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return UnavailableError(f"{self.path} is locked by another program that has it open: try again")
-        if code in _UNREACHABLE:
-            return UnavailableError(f"{self.path}: {error}: check its file system and permissions")
-        return InternalError(f"metadata: {error}")
+        self._lock.release()

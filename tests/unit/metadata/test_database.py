@@ -299,6 +299,27 @@ async def test_only_the_owner_may_read_the_file(database: SqliteDatabase, tmp_pa
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
 
+async def test_the_log_is_copied_into_the_file_when_nobody_writes(
+    database: SqliteDatabase, tmp_path: Path
+) -> None:
+    def in_the_file() -> int:
+        # Immutable: the log is not looked at. Until the first copy the file is empty.
+        with (
+            contextlib.closing(sqlite3.connect(f"file:{tmp_path / 'meta.db'}?immutable=1", uri=True)) as file,
+            contextlib.suppress(sqlite3.OperationalError),
+        ):
+            return int(file.execute("SELECT count(*) FROM namespaces").fetchone()[0])
+        return 0
+
+    for number in range(20):
+        await database.write(insert(f"n{number}"))
+    for _ in range(1000):
+        if in_the_file() == 20:
+            break
+        await asyncio.sleep(0.01)
+    assert in_the_file() == 20
+
+
 @pytest.mark.parametrize("damage", ["header", "schema"])
 async def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "meta.db"
