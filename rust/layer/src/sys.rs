@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -92,6 +92,21 @@ pub(crate) fn open_dir_below(
         at = Some(fd);
         rest = tail;
     }
+}
+
+/// Where the directory `dir` lies below `root`, all links resolved. `path` serves error messages only.
+pub(crate) fn real_path(root: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<u8>> {
+    let link = |fd: BorrowedFd<'_>| {
+        rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
+            .map(CString::into_bytes)
+            .map_err(|e| Error::io("readlink", path, e))
+    };
+    let (root, dir) = (link(root)?, link(dir)?);
+    let below = dir
+        .strip_prefix(&root[..])
+        .filter(|below| root == b"/" || matches!(below, [] | [b'/', ..]));
+    let below = below.ok_or_else(|| Error::io("readlink", path, Errno::NOENT))?;
+    Ok(below.strip_prefix(b"/").unwrap_or(below).to_vec())
 }
 
 /// `openat2`, asked again when the kernel could not exclude a race with a rename elsewhere.

@@ -1,8 +1,9 @@
 //! The lower directories of an overlay: what a layer takes for granted from the layers below it.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -33,6 +34,23 @@ impl Lower {
                 .map_err(|e| Error::io("open", path.as_os_str().as_bytes(), e))
         };
         paths.iter().map(open).collect::<Result<_>>().map(Self)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All names at the top of the lower layers.
+    pub(crate) fn names(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let mut names = BTreeSet::new();
+        for lower in &self.0 {
+            let dir = sys::open_dir_below(lower.as_fd(), b"", false)?;
+            sys::for_each_name(dir.as_fd(), b".", |name, _| {
+                names.insert(name.to_bytes().to_vec());
+                Ok(())
+            })?;
+        }
+        Ok(names)
     }
 
     /// Gives the new directory `target` owner, mode and attributes of the same `path` in the nearest
@@ -72,7 +90,7 @@ impl Lower {
             match found {
                 Ok((stat, _)) if is_whiteout(&stat) => break,
                 Ok((stat, dir)) => {
-                    let real_dir = real_path(lower.as_fd(), dir.as_fd(), path)?;
+                    let real_dir = sys::real_path(lower.as_fd(), dir.as_fd(), path)?;
                     return Ok(Some(Found {
                         dir,
                         real_dir,
@@ -89,22 +107,6 @@ impl Lower {
 
 fn readable() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
-}
-
-/// Where `dir` lies below `root`.
-fn real_path(root: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<u8>> {
-    use std::os::fd::AsRawFd;
-    let link = |fd: BorrowedFd<'_>| {
-        rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
-            .map_err(|e| Error::io("readlink", path, e))
-    };
-    let (root, dir) = (link(root)?.into_bytes(), link(dir)?.into_bytes());
-    let root = Path::new(std::ffi::OsStr::from_bytes(&root));
-    let dir = Path::new(std::ffi::OsStr::from_bytes(&dir));
-    let below = dir
-        .strip_prefix(root)
-        .map_err(|_| Error::io("readlink", path, Errno::NOENT))?;
-    Ok(below.as_os_str().as_bytes().to_vec())
 }
 
 pub(crate) fn times(stat: &Stat) -> Times {

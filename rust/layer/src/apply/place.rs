@@ -11,7 +11,7 @@ use super::lower::{self, Found};
 use super::metadata::{self, Times, Wanted};
 use super::name::{Purpose, clean, purpose, show};
 use super::tree::{Dir, Tree, open_dir};
-use super::whiteout::{self, is_whiteout};
+use super::whiteout;
 use super::{ApplyOptions, Limits};
 use crate::error::{Error, Result};
 use crate::sys::{self, join, split};
@@ -77,7 +77,8 @@ impl Placer {
             Purpose::Bookkeeping => {}
             Purpose::Opaque => {
                 let fd = open_dir(dir.as_fd(), b".", above)?;
-                whiteout::make_opaque(&mut self.tree, fd, above)?;
+                let real = self.tree.real_path(&dir, above)?;
+                whiteout::make_opaque(&mut self.tree, fd, &real)?;
             }
             Purpose::Delete(target) => {
                 let owner = self
@@ -253,18 +254,18 @@ impl Spot<'_> {
             .map_err(|e| Error::io("fstatat", self.path, e))
     }
 
-    /// Makes the directory, or takes the one that is there. One that comes after its own whiteout
-    /// must not show what the whiteout hid.
+    /// Makes the directory, or takes the one that is there. One that takes the place of a whiteout or a
+    /// file must not show what that hid.
     fn make_directory(&self, tree: &mut Tree, mode: u32) -> Result<std::os::fd::OwnedFd> {
         let mode = Mode::from_raw_mode(mode & 0o777);
         let make = || rustix::fs::mkdirat(self.dir, self.name, mode);
-        let mut replaces_whiteout = false;
+        let mut replaces = false;
         match make() {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 let stat = self.stat()?;
                 if !sys::is_dir(&stat) {
-                    replaces_whiteout = is_whiteout(&stat);
+                    replaces = true;
                     whiteout::clear(tree, self.dir, self.name, self.path, &stat)?;
                     make().map_err(|e| Error::io("mkdirat", self.path, e))?;
                 }
@@ -272,7 +273,7 @@ impl Spot<'_> {
             Err(e) => return Err(Error::io("mkdirat", self.path, e)),
         }
         let fd = open_dir(self.dir.as_fd(), self.name, self.path)?;
-        if replaces_whiteout {
+        if replaces {
             tree.marks().set_opaque(fd.as_fd(), self.path)?;
         }
         Ok(fd)
@@ -296,14 +297,13 @@ impl Spot<'_> {
         if name.is_empty() {
             return Err(missing());
         }
-        let linked = match tree.find(above)? {
-            Some(from) => self.link_from(tree, &from, name, link)?,
-            None => false,
-        };
-        if linked {
+        if let Some(from) = tree.find(above)?
+            && self.link_from(tree, &from, name, link)?
+        {
             return Ok(());
         }
-        let Some(found) = tree.lower().find(above, name, &target)? else {
+        let found = tree.lower().find(above, name, &target)?;
+        let Some(found) = found.filter(|_| !tree.hides(&target).unwrap_or(true)) else {
             return Err(missing());
         };
         if !lower::can_be_linked(&found.stat) {
@@ -322,13 +322,11 @@ impl Spot<'_> {
     fn link_from(&self, tree: &mut Tree, from: &Dir, name: &[u8], link: &[u8]) -> Result<bool> {
         let stat = match rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if sys::is_dir(&stat) => return Err(self.link_to_directory(link)),
+            Ok(stat) if tree.marks().is_whiteout(&stat) => return Ok(false),
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
             Err(e) => return Err(Error::io("fstatat", self.path, e)),
         };
-        if tree.marks().is_whiteout(from.as_fd(), name) {
-            return Ok(false);
-        }
         // A name linked to itself, or made twice, is there already; clearing it would lose the file.
         if let Ok(present) = self.stat()
             && (present.st_dev, present.st_ino) == (stat.st_dev, stat.st_ino)

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::lower::Lower;
@@ -158,9 +158,28 @@ impl Tree {
         })
     }
 
-    /// Whether anything in the tree may be older than this layer.
-    pub(crate) fn has_older(&self) -> bool {
-        self.brought.is_some()
+    /// Where `dir` lies below the root, all links resolved.
+    pub(crate) fn real_path(&self, dir: &Dir, path: &[u8]) -> Result<Vec<u8>> {
+        sys::real_path(self.root.as_fd(), dir.as_fd(), path)
+    }
+
+    /// Whether the overlay's own marks hide what the lower layers have at `path` (cleaned, no links).
+    pub(crate) fn hides(&mut self, path: &[u8]) -> Result<bool> {
+        let mut at = self.root();
+        for name in components(path) {
+            match rustix::fs::statat(&at, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if sys::is_dir(&stat) => {}
+                Ok(stat) => return Ok(self.marks.is_whiteout(&stat)),
+                Err(Errno::NOENT) => return Ok(false),
+                Err(e) => return Err(Error::io("fstatat", path, e)),
+            }
+            let fd = open_dir(at.as_fd(), &name, path)?;
+            if self.marks.is_opaque(fd.as_fd()) {
+                return Ok(true);
+            }
+            at = Rc::new(Dir { fd, id: (0, 0) });
+        }
+        Ok(false)
     }
 
     /// Walks component by component, links included, and makes what is missing.
@@ -187,7 +206,8 @@ impl Tree {
                 Ok(fd) => at = Rc::new(Dir::new(fd, self.brought.is_some(), &here)?),
                 Err(Errno::NOENT) => at = self.make_one(&at, &name, &here, false, made)?,
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    if self.marks.is_whiteout(at.as_fd(), &name) {
+                    let stat = rustix::fs::statat(&at, &name, AtFlags::SYMLINK_NOFOLLOW);
+                    if stat.is_ok_and(|stat| self.marks.is_whiteout(&stat)) {
                         at = self.make_one(&at, &name, &here, true, made)?;
                         real = here;
                         continue;
@@ -227,7 +247,7 @@ impl Tree {
         made: &mut dyn FnMut(Vec<u8>, metadata::Times),
     ) -> Result<Rc<Dir>> {
         if replaces_whiteout {
-            rustix::fs::unlinkat(at, name, rustix::fs::AtFlags::empty())
+            rustix::fs::unlinkat(at, name, AtFlags::empty())
                 .map_err(|e| Error::io("unlinkat", path, e))?;
         }
         rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o755))

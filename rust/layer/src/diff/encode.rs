@@ -227,7 +227,6 @@ fn level(options: &DiffOptions) -> Result<i32> {
 
 /// A gzip worker: makes blocks until no more jobs come or nobody wants them.
 fn deflate_blocks(jobs: &Mutex<Receiver<Job>>, level: i32) {
-    let mut deflate = Deflate::new(level, false, 15);
     loop {
         let job = jobs.lock().expect("receiving does not panic").recv();
         let Ok(Job {
@@ -238,7 +237,9 @@ fn deflate_blocks(jobs: &Mutex<Receiver<Job>>, level: i32) {
         else {
             return;
         };
-        deflate.reset();
+        // A fresh state for each block: one that was reset finds other matches than a new one (zlib-rs
+        // 0.6), and the result must not depend on which worker made which block.
+        let mut deflate = Deflate::new(level, false, 15);
         if let Some(previous) = previous {
             let bytes = previous.bytes();
             let window = &bytes[bytes.len().saturating_sub(WINDOW)..];

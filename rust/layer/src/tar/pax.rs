@@ -259,6 +259,15 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tar::writer::push_record;
+
+    fn records(pairs: &[(&str, &str)]) -> Vec<u8> {
+        let mut data = Vec::new();
+        for (key, value) in pairs {
+            push_record(key.as_bytes(), value.as_bytes(), &mut data);
+        }
+        data
+    }
 
     #[test]
     fn numbers_and_times() {
@@ -284,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_record_with_newlines_in_its_value() {
-        let extended = parse(b"30 SCHILY.xattr.user.k=a\nb=c\0d\n").unwrap();
+        let extended = parse(&records(&[("SCHILY.xattr.user.k", "a\nb=c\0d")])).unwrap();
         assert_eq!(
             extended.xattrs,
             [(b"user.k".to_vec(), b"a\nb=c\0d".to_vec())]
@@ -311,20 +320,22 @@ mod tests {
 
     #[test]
     fn sparse_maps() {
-        let map = |records: &[u8]| parse(records).map(|e| e.sparse.map);
+        let map = |pairs: &[(&str, &str)]| parse(&records(pairs)).map(|e| e.sparse.map);
+        let (offset, len) = (("GNU.sparse.offset", "1"), ("GNU.sparse.numbytes", "2"));
         assert_eq!(
-            map(b"22 GNU.sparse.offset=1\n24 GNU.sparse.numbytes=2\n").unwrap(),
+            map(&[offset, len]).unwrap(),
             [Segment { offset: 1, len: 2 }]
         );
         assert_eq!(
-            map(b"27 GNU.sparse.map=1,2,30,4\n").unwrap(),
+            map(&[("GNU.sparse.map", "1,2,30,4")]).unwrap(),
             [
                 Segment { offset: 1, len: 2 },
                 Segment { offset: 30, len: 4 }
             ]
         );
-        assert!(map(b"23 GNU.sparse.map=1,2,3\n").is_err());
-        assert!(map(b"22 GNU.sparse.offset=1\n").is_err());
-        assert!(map(b"24 GNU.sparse.numbytes=2\n").is_err());
+        assert!(map(&[("GNU.sparse.map", "1,2,3")]).is_err());
+        assert!(map(&[offset]).is_err());
+        assert!(map(&[offset, offset]).is_err());
+        assert!(map(&[len]).is_err());
     }
 }

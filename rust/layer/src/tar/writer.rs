@@ -135,7 +135,7 @@ fn extended_header(path: &[u8], records: &BTreeMap<Vec<u8>, Vec<u8>>, out: &mut 
 }
 
 /// `LENGTH SP KEY=VALUE LF`, where LENGTH counts its own digits.
-fn push_record(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub(super) fn push_record(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + decimal_digits(rest);
     len = rest + decimal_digits(len);
