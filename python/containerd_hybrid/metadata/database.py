@@ -90,6 +90,7 @@ class SqliteDatabase:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer_connection: sqlite3.Connection | None = None
         self._accepting = False
+        self._gate = threading.Lock()  # nothing is queued behind the end; held for no longer than that
         self._uncopied = 0  # transactions that are only in the log; the writer thread's
         self._writer_thread: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
@@ -124,10 +125,11 @@ class SqliteDatabase:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` in a reader thread, in one read transaction: all its SELECTs see one state."""
-        readers = self._readers
-        if readers is None:
-            raise UnavailableError(f"{self.path} is not open")
-        return await asyncio.get_running_loop().run_in_executor(readers, self._read, work)
+        with self._gate:
+            if not self._accepting:
+                raise self._not_open()
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+        return await reading
 
     async def write(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` in the writer thread and return its result once it is durable.
@@ -140,11 +142,11 @@ class SqliteDatabase:
         ``CancelledError``. So whoever cleans up after a cancellation finds the database settled, but
         must look whether the write is there.
         """
-        connection = self._writer_connection
-        if connection is None or not self._accepting:
-            raise UnavailableError(f"{self.path} is not open")
-        write = _Write(work, connection)
-        self._queue.put(write)
+        with self._gate:
+            if not self._accepting:
+                raise self._not_open()
+            write = _Write(work, cast("sqlite3.Connection", self._writer_connection))
+            self._queue.put(write)
         try:
             return cast("T", await asyncio.shield(write.future))
         except asyncio.CancelledError:
@@ -154,6 +156,9 @@ class SqliteDatabase:
             # Looked at, so that asyncio does not complain about an error nobody retrieved.
             write.future.exception()
             raise
+
+    def _not_open(self) -> UnavailableError:
+        return UnavailableError(f"{self.path} is not open")
 
     def on_commit(self, listener: CommitListener) -> None:
         """Call ``listener(writes, deletions)`` on the event loop after each durable transaction."""
@@ -369,13 +374,14 @@ class SqliteDatabase:
                 listener(kept, deletions)
 
     def _close(self) -> None:
-        if not self._accepting:
-            return
-        self._accepting = False
+        with self._gate:
+            if not self._accepting:
+                return
+            self._accepting = False
+            self._queue.put(None)
         readers, self._readers = self._readers, None
         thread = cast("threading.Thread", self._writer_thread)
         connection = cast("sqlite3.Connection", self._writer_connection)
-        self._queue.put(None)
         thread.join()
         if readers is not None:
             readers.shutdown(wait=True)
