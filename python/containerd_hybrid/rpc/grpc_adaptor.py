@@ -117,6 +117,8 @@ class GrpcAdaptor:
             await asyncio.to_thread(sockets.remove, self._endpoint.path, self._socket)
         self._calls.end_waiting()
         await server.stop(timeout)
+        # The server answered the callers that were left, but does not wait for their handlers.
+        await self._calls.end_all()
 
     async def close(self) -> None:
         """Stop now."""
@@ -162,29 +164,34 @@ class _Calls:
     """The calls in progress, so that a drain can tell those that wait from those that work."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self._methods: dict[asyncio.Task[Any], str] = {}
         self._draining = False
 
     def end_waiting(self) -> None:
         self._draining = True
-        for task in self._waiting:
+        for task, method in self._methods.items():
+            if method in _WAITING:
+                task.cancel()
+
+    async def end_all(self) -> None:
+        for task in self._methods:
             task.cancel()
+        if self._methods:
+            await asyncio.wait(list(self._methods))
 
     async def run(self, method: str, work: Awaitable[Any]) -> Any:
         """Await ``work``, which fails with UnavailableError when a drain ends it."""
-        if method not in _WAITING:
-            return await work
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._waiting.add(task)
+        self._methods[task] = method
         try:
             return await work
         except asyncio.CancelledError:
-            if not self._draining:
+            if not self._draining or method not in _WAITING:
                 raise
             task.uncancel()
             raise UnavailableError("the daemon is stopping") from None
         finally:
-            self._waiting.discard(task)
+            del self._methods[task]
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not generic at run time

@@ -23,14 +23,13 @@ from containerd_hybrid.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
-    UnknownError,
+    error_for_os,
 )
 from containerd_hybrid.rpc.api import CallContext, Method
 from containerd_hybrid.rpc.interceptors.around import around
 
 logger = logging.getLogger(__name__)
 
-_EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 _SQLITE_CLASSES: dict[int, type[HybridError]] = {
     sqlite3.SQLITE_FULL: ResourceExhaustedError,
     sqlite3.SQLITE_NOMEM: ResourceExhaustedError,
@@ -94,7 +93,7 @@ def _from_os(error: OSError) -> HybridError:
     """The system's words and the path are told, as containerd does: they name what to look at."""
     words = error.strerror or errno.errorcode.get(error.errno or 0, "error")
     message = ": ".join(str(part) for part in (error.filename, words[:1].lower() + words[1:]) if part)
-    return (ResourceExhaustedError if error.errno in _EXHAUSTED else UnknownError)(message)
+    return type(error_for_os(error, ""))(message)
 
 
 def _from_sqlite(error: sqlite3.Error) -> HybridError:
