@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from containerd_hybrid.client.api import Transport
+from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.leases.api import EXPIRE_LABEL
 from containerd_hybrid.proto.services.leases.v1 import leases_pb2
 
@@ -68,12 +69,14 @@ class Calls:
     async def leased(self, hours: float = 24) -> AsyncIterator[Calls]:
         """Calls whose creations the collector leaves alone until the block ends (or the hours are over)."""
         expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+        lease = f"client-{secrets.token_hex(8)}"
         create = leases_pb2.CreateRequest(
-            id=f"client-{secrets.token_hex(8)}",
-            labels={EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")},
+            id=lease, labels={EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")}
         )
-        created = await self.unary(_LEASES, "Create", create, leases_pb2.CreateResponse)
         try:
-            yield replace(self, lease=created.lease.id)
+            # Inside, because who is cancelled while it waits may have a lease all the same.
+            await self.unary(_LEASES, "Create", create, leases_pb2.CreateResponse)
+            yield replace(self, lease=lease)
         finally:
-            await self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=created.lease.id), Empty)
+            with suppress(NotFoundError):
+                await self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=lease), Empty)

@@ -83,14 +83,14 @@ async def _registered(calls: Calls) -> ClientStream:
 
 
 async def _opened(calls: Calls, delay: float) -> ClientStream:
-    stream = ClientStream(calls, f"hybrid-{secrets.token_hex(8)}", delay)
-    try:
-        with transfer_needed():
+    with transfer_needed():
+        stream = ClientStream(calls, f"hybrid-{secrets.token_hex(8)}", delay)
+        try:
             if await stream.receive() is None:
                 raise UnavailableError("the daemon closed a stream that was just opened")
-    except BaseException:
-        await stream.close()
-        raise
+        except BaseException:
+            await stream.close()
+            raise
     return stream
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.model import Scope
 
 EXPIRE_LABEL = "containerd.io/gc.expire"
@@ -61,8 +62,10 @@ async def protected(leases: LeaseManager, scope: Scope, hours: float = 24) -> As
         return
     expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
     fresh = f"hybrid-{secrets.token_hex(8)}"
-    lease = await leases.create(scope, fresh, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})
     try:
-        yield Scope(scope.namespace, lease.id)
+        # Inside, because who is cancelled while it waits has a lease all the same.
+        await leases.create(scope, fresh, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})
+        yield Scope(scope.namespace, fresh)
     finally:
-        await leases.delete(scope, lease.id)
+        with suppress(NotFoundError):
+            await leases.delete(scope, fresh)
