@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
-from containerd_hybrid.model import Descriptor, Platform, Scope
+from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
+
+
+NO_TARGET = Descriptor("", Digest("", ""), 0)
+"""The target of an image that only says what to change of another; a store refuses to keep it."""
 
 
 @dataclass(frozen=True, slots=True)

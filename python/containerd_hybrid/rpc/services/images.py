@@ -8,7 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 
 from containerd_hybrid.errors import InvalidArgumentError
-from containerd_hybrid.images.api import Image, ImageStore
+from containerd_hybrid.images.api import NO_TARGET, Image, ImageStore
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.images.v1 import images_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
@@ -65,4 +65,6 @@ def _to_wire(image: Image) -> pb.Image:
 
 
 def _from_wire(message: pb.Image) -> Image:
-    return Image(message.name, descriptor_from_wire(message.target), dict(message.labels))
+    # An update of labels alone comes without a target.
+    target = descriptor_from_wire(message.target) if message.target.digest else NO_TARGET
+    return Image(message.name, target, dict(message.labels))

@@ -130,8 +130,7 @@ def _deleted(id: str, ended: Exit) -> pb.DeleteResponse:
 
 def _process(process: Process) -> task_pb2.Process:
     return task_pb2.Process(
-        container_id=process.container_id,
-        id=process.exec_id,
+        id=process.exec_id or process.container_id,
         pid=process.pid,
         status=task_pb2.Status.ValueType(process.status),
         stdin=process.stdio.stdin,
