@@ -85,7 +85,7 @@ def stock(short_folder: Path) -> Iterator[StockContainerd]:
 async def ours(tmp_path: Path) -> AsyncIterator[InProcessTransport]:
     async with SqliteDatabase(tmp_path / "meta.db") as database:
         events: Any = NoEvents()
-        handlers = [
+        handlers: list[Any] = [
             NamespacesService(MetadataNamespaceStore(database, events)),
             ImagesService(MetadataImageStore(database, events), NoCollector()),
             ContainersService(MetadataContainerStore(database, events), NoCollector()),

@@ -36,7 +36,7 @@ from containerd_hybrid.errors import (
     error_for_os,
 )
 from containerd_hybrid.metadata.api import CommitListener
-from containerd_hybrid.metadata.failures import damaged, translated
+from containerd_hybrid.metadata.failures import FOREIGN, damaged, translated
 from containerd_hybrid.metadata.filelock import FileLock
 from containerd_hybrid.metadata.migrate import migrate
 
@@ -207,7 +207,7 @@ class SqliteDatabase:
             if connection is not None:
                 connection.close()
             self._lock.release()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, FOREIGN):
                 raise translated(self.path, error) from error
             raise
         self._writer_connection = connection
@@ -265,7 +265,7 @@ class SqliteDatabase:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             raise translated(self.path, error) from error
 
     def _run_writer(self) -> None:
@@ -313,7 +313,7 @@ class SqliteDatabase:
                 group.clear()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = translated(self.path, error) if isinstance(error, sqlite3.Error) else error
+            failure = translated(self.path, error) if isinstance(error, FOREIGN) else error
             for write in done:
                 write.error = write.error or failure
         by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
@@ -344,7 +344,7 @@ class SqliteDatabase:
             write.outcome = write.work(write)
             connection.execute("RELEASE one")
         except BaseException as error:
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, FOREIGN):
                 write.error = translated(self.path, error)
             elif isinstance(error, StopIteration):  # which a future refuses to carry
                 write.error = InternalError("a write raised StopIteration")

@@ -9,6 +9,7 @@ from containerd_hybrid.errors import (
     DataLossError,
     HybridError,
     InternalError,
+    InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -28,8 +29,16 @@ def damaged(path: Path, detail: str) -> DataLossError:
     )
 
 
-def translated(path: Path, error: sqlite3.Error) -> HybridError:
-    """What an error of SQLite's is called outside; one that only a bug can cause is InternalError."""
+FOREIGN = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What using a connection can raise beside our own errors."""
+
+
+def translated(path: Path, error: BaseException) -> HybridError:
+    """What one of ``FOREIGN`` is called outside; what only a bug can cause is InternalError."""
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidArgumentError(f"{error.object!r} is not valid Unicode: invalid argument")
+    if isinstance(error, OverflowError):
+        return InvalidArgumentError("a number has more than 64 bits: invalid argument")
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
     if code in _DAMAGED:
         return damaged(path, str(error))

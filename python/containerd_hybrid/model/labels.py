@@ -42,6 +42,7 @@ _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:(Z)|([+-])(\d\d):(\d\d))", re.ASCII
 )
 _SECOND = 1_000_000_000
+_LAST = 2**63 - 1
 
 
 def validate_label(key: str, value: str, where: str = "") -> None:
@@ -73,7 +74,10 @@ def stored_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse_rfc3339(text: str) -> int | None:
-    """Unix nanoseconds of a time such as ``2026-01-02T03:04:05.6+02:00``; None when it is no such time."""
+    """Unix nanoseconds of a time such as ``2026-01-02T03:04:05.6+02:00``; None when it is no such time.
+
+    Times that 64 bits cannot hold, before 1677 and after 2262, become the nearest that they can.
+    """
     match = _RFC3339.fullmatch(text)
     if match is None:
         return None
@@ -90,7 +94,7 @@ def parse_rfc3339(text: str) -> int | None:
         offset = hours * 3600 + minutes * 60
         seconds -= offset if match[9] == "+" else -offset
     fraction = (match[7] or "")[:9].ljust(9, "0")
-    return seconds * _SECOND + int(fraction)
+    return min(max(seconds * _SECOND + int(fraction), -_LAST - 1), _LAST)
 
 
 def expiry(labels: Mapping[str, str]) -> int | None:

@@ -161,3 +161,23 @@ async def test_only_an_image_that_can_expire_is_put_under_the_lease(world: World
         await world.images.create(
             Scope("default", "gone"), Image("y", descriptor_of("x"), {"containerd.io/gc.expire": "z"})
         )
+
+
+@pytest.mark.parametrize("name", ["a\0b", "  ", "\n", "…", "x" * 10_000, "'; DROP TABLE images; --"])
+async def test_any_name_can_be_stored(world: World, scope: Scope, name: str) -> None:
+    await world.images.create(scope, image(name))
+    assert (await world.images.get(scope, name)).name == name
+    assert [found.name for found in await world.images.list(scope)] == [name]
+    await world.images.delete(scope, name)
+
+
+async def test_what_no_column_can_hold_is_the_callers_mistake(world: World, scope: Scope) -> None:
+    with pytest.raises(InvalidArgumentError, match="not valid Unicode"):
+        await world.images.get(scope, "\ud800")
+    with pytest.raises(InvalidArgumentError, match="not valid Unicode"):
+        await world.images.create(scope, image("\ud800"))
+    with pytest.raises(InvalidArgumentError, match="more than 64 bits"):
+        await world.images.create(scope, image("x"), source_date_epoch=2**63)
+    forever = Image("x", descriptor_of("x"), {"containerd.io/gc.expire": "9999-12-31T23:59:59Z"})
+    assert await world.images.create(scope, forever)
+    assert (await world.collector.collect()).removed == ()

@@ -52,6 +52,8 @@ def test_labels_without_a_value_are_not_stored() -> None:
         ("1969-12-31T23:00:00-01:00", 0),
         ("2038-01-19T03:14:08Z", 2**31 * SECOND),
         ("1969-12-31T23:59:59Z", -SECOND),
+        ("9999-12-31T23:59:59Z", 2**63 - 1),
+        ("0001-01-01T00:00:00Z", -(2**63)),
         ("2026-02-29T00:00:00Z", None),
         ("2024-02-29T00:00:00Z", 1709164800 * SECOND),
         ("2026-01-01T24:00:00Z", None),
@@ -73,7 +75,8 @@ def test_rfc3339_agrees_with_python(moment: datetime.datetime) -> None:
     if offset is None or offset.total_seconds() % 60:
         return  # a zone of the days of local mean time
     utc = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    assert parse_rfc3339(moment.isoformat()) == (moment - utc) // datetime.timedelta(microseconds=1) * 1000
+    nanoseconds = (moment - utc) // datetime.timedelta(microseconds=1) * 1000
+    assert parse_rfc3339(moment.isoformat()) == min(max(nanoseconds, -(2**63)), 2**63 - 1)
 
 
 def test_expiry() -> None:
