@@ -48,6 +48,7 @@ _CONDITION = """(r.kind <> 'cond' OR EXISTS (
     SELECT 1 FROM used_at u
     WHERE u.namespace = r.namespace AND u.type = r.to_type AND u.key = r.to_key
     AND CASE r.op WHEN '<' THEN :now - u.at < r.age ELSE :now - u.at > r.age END))"""
+# EXCEPT sorts both sides once; NOT IN would build an index of the marked for each table.
 _GARBAGE = f"""
 WITH RECURSIVE marked (namespace, type, key, flat) AS (
     SELECT namespace, 'containers', id, 0 FROM containers
@@ -55,39 +56,29 @@ WITH RECURSIVE marked (namespace, type, key, flat) AS (
     UNION SELECT namespace, type, key, 0 FROM roots
     UNION SELECT namespace, 'images', name, 0 FROM images WHERE {_ALIVE}
     UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
+    UNION SELECT namespace, 'leases', id, 0 FROM leases WHERE {_ALIVE}
     UNION SELECT namespace, type, key, flat AND type <> 'ingests'
         FROM leases JOIN lease_resources USING (namespace) WHERE lease = id AND {_ALIVE}
     UNION SELECT r.namespace, r.to_type, r.to_key, m.flat FROM marked m
         JOIN refs r ON r.namespace = m.namespace AND r.from_type = m.type AND r.from_key = m.key
         WHERE (NOT m.flat OR r.kind = 'field') AND {_CONDITION}
 ),
-reached (namespace, type, key) AS MATERIALIZED (SELECT namespace, type, key FROM marked)
-SELECT namespace, 'leases' AS type, id AS key, 0 AS number FROM leases WHERE NOT {_ALIVE}
-UNION ALL SELECT namespace, 'images', name, 0 FROM images
-    WHERE NOT {_ALIVE} AND (namespace, 'images', name) NOT IN reached
-UNION ALL SELECT namespace, 'ingests', ref, id FROM ingests
-    WHERE (namespace, 'ingests', ref) NOT IN reached
-UNION ALL SELECT namespace, 'content', digest, 0 FROM content
-    WHERE (namespace, 'content', digest) NOT IN reached
-UNION ALL SELECT namespace, 'snapshots/' || snapshotter, name, id FROM snapshots
-    WHERE (namespace, 'snapshots/' || snapshotter, name) NOT IN reached
+collectible (namespace, type, key) AS (
+    SELECT namespace, 'leases', id FROM leases
+    UNION ALL SELECT namespace, 'images', name FROM images
+    UNION ALL SELECT namespace, 'ingests', ref FROM ingests
+    UNION ALL SELECT namespace, 'content', digest FROM content
+    UNION ALL SELECT namespace, 'snapshots/' || snapshotter, name FROM snapshots
+)
+SELECT namespace, type, key FROM collectible EXCEPT SELECT namespace, type, key FROM marked
 """  # noqa: S608 - constants
 
 _DELETES = (
     ("DELETE FROM leases WHERE namespace = ? AND id = ?", LEASES),
     ("DELETE FROM images WHERE namespace = ? AND name = ?", IMAGES),
-    ("DELETE FROM ingests WHERE namespace = ? AND ref = ?", INGESTS),
     ("DELETE FROM content WHERE namespace = ? AND digest = ?", CONTENT),
 )
 _SNAPSHOTS = "snapshots/"
-
-
-@dataclass(frozen=True, slots=True)
-class _Garbage:
-    """A record that is to go; ``number`` is an ingest's or a snapshot's."""
-
-    node: CollectedNode
-    number: int
 
 
 @dataclass(slots=True)
@@ -129,43 +120,40 @@ class MetadataCollector:
             started = time.monotonic()
             found = await self._database.read(_find)
             seconds = time.monotonic() - started
-            return CollectionReport(_nodes(found), seconds, seconds)
+            return CollectionReport(tuple(found), seconds, seconds)
         async with self._turn:
             started = time.monotonic()
-            garbage: Sequence[_Garbage] = ()
+            garbage: Sequence[CollectedNode] = ()
             if await self._database.read(_find_anything):
                 garbage = await self._database.write(self._sweep)
             swept = time.monotonic()
             await self._reclaim()
-            return CollectionReport(_nodes(garbage), time.monotonic() - started, swept - started)
+            return CollectionReport(tuple(garbage), time.monotonic() - started, swept - started)
 
     async def why(self, namespace: str, type: str, key: str) -> list[CollectedNode]:
         """A shortest chain of references from a root to this node, both included; empty if there is none."""
         return await self._database.read(lambda connection: _why(connection, namespace, type, key))
 
-    def _sweep(self, tx: Transaction) -> Sequence[_Garbage]:
-        garbage = _find(tx.connection)
+    def _sweep(self, tx: Transaction) -> Sequence[CollectedNode]:
+        garbage, connection = _find(tx.connection), tx.connection
         for statement, table in _DELETES:
-            keys = [(one.node.namespace, one.node.key) for one in garbage if one.node.type == table]
-            tx.connection.executemany(statement, keys)
-        # One statement, because parents are looked after only at its end: their order does not matter.
-        numbers = [one.number for one in garbage if one.node.type.startswith(_SNAPSHOTS)]
-        tx.connection.execute(
-            "DELETE FROM snapshots WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
-        )
-        released = {row[0] for row in tx.connection.execute("DELETE FROM released RETURNING digest")}
-        tx.after_commit(lambda: self._swept(garbage, released))
+            connection.executemany(statement, [(n.namespace, n.key) for n in garbage if n.type == table])
+        ingests = {
+            key for node in garbage if node.type == INGESTS for key in _delete_ingest(connection, node)
+        }
+        _delete_snapshots(connection, [node for node in garbage if node.type.startswith(_SNAPSHOTS)])
+        released = {row[0] for row in connection.execute("DELETE FROM released RETURNING digest")}
+        tx.after_commit(lambda: self._swept(garbage, ingests, released))
         return garbage
 
-    def _swept(self, garbage: Iterable[_Garbage], released: set[str]) -> None:
+    def _swept(self, garbage: Iterable[CollectedNode], ingests: set[str], released: set[str]) -> None:
+        self._pending.ingests |= ingests
         self._pending.blobs |= released
-        for one in garbage:
-            node, event = one.node, _event(one.node)
+        for node in garbage:
             log.debug("collected %s %s in namespace %s", node.type, node.key, node.namespace)
-            if node.type == INGESTS:
-                self._pending.ingests.add(ingest_key(one.number, node.namespace, node.key))
-            elif node.type.startswith(_SNAPSHOTS):
+            if node.type.startswith(_SNAPSHOTS):
                 self._pending.snapshotters.add(node.type.removeprefix(_SNAPSHOTS))
+            event = _event(node)
             if event is not None:
                 self._events.publish(node.namespace, event)
 
@@ -240,9 +228,8 @@ class MetadataCollector:
         log.debug("removed ingest %s", key)
 
 
-def _find(connection: sqlite3.Connection) -> Sequence[_Garbage]:
-    rows = connection.execute(_GARBAGE, {"now": now()})
-    return [_Garbage(CollectedNode(*node), number) for *node, number in rows]
+def _find(connection: sqlite3.Connection) -> Sequence[CollectedNode]:
+    return [CollectedNode(*row) for row in connection.execute(_GARBAGE, {"now": now()})]
 
 
 def _find_anything(connection: sqlite3.Connection) -> bool:
@@ -251,8 +238,24 @@ def _find_anything(connection: sqlite3.Connection) -> bool:
     return bool(released or _find(connection))
 
 
-def _nodes(garbage: Iterable[_Garbage]) -> tuple[CollectedNode, ...]:
-    return tuple(one.node for one in garbage)
+def _delete_ingest(connection: sqlite3.Connection, node: CollectedNode) -> list[str]:
+    """Delete the record; the key of the folder that has to follow."""
+    deleted = connection.execute(
+        "DELETE FROM ingests WHERE namespace = ? AND ref = ? RETURNING id", (node.namespace, node.key)
+    )
+    return [ingest_key(row[0], node.namespace, node.key) for row in deleted]
+
+
+def _delete_snapshots(connection: sqlite3.Connection, nodes: Sequence[CollectedNode]) -> None:
+    select = "SELECT id FROM snapshots WHERE namespace = ? AND snapshotter = ? AND name = ?"
+    numbers = []
+    for node in nodes:
+        place = (node.namespace, node.type.removeprefix(_SNAPSHOTS), node.key)
+        numbers += [row[0] for row in connection.execute(select, place)]
+    # One statement, because parents are looked after only at its end: their order does not matter.
+    connection.execute(
+        "DELETE FROM snapshots WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
+    )
 
 
 def _event(node: CollectedNode) -> Event | None:
