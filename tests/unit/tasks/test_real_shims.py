@@ -83,7 +83,11 @@ async def test_its_events_come_from_the_shim_and_come_once(world: RealWorld) -> 
 
 
 async def test_signals(world: RealWorld) -> None:
-    await world.run("c1", "sh", "-c", "trap 'exit 3' TERM; sleep 1000 & wait")
+    script = "trap 'exit 3' TERM; echo ready; sleep 1000 & wait"
+    await world.run("c1", "sh", "-c", script, stdio=output(world.folder, "out"))
+    # Until then a process 1 has no handler, and does not get the signal at all.
+    while (world.folder / "out").read_text() != "ready\n":
+        await asyncio.sleep(0.01)
     await world.tasks.kill(world.scope, "c1", 15)
     assert (await world.tasks.wait(world.scope, "c1")).status == 3
     with pytest.raises(NotFoundError):
@@ -230,6 +234,10 @@ async def test_a_stopped_shim_keeps_nobody_for_long(world: RealWorld) -> None:
     await world.run("c1", "sleep", "1000")
     shim = await asyncio.to_thread(world.shim_pid, "c1")
     os.kill(shim, 19)
+    # Its threads stop one after the other.
+    tasks = list(Path(f"/proc/{shim}/task").iterdir())
+    while any(") T " not in (task / "stat").read_text() for task in tasks):
+        await asyncio.sleep(0.01)
     try:
         assert await world.tasks.list(world.scope) == []
     finally:
