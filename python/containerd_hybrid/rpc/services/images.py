@@ -34,14 +34,18 @@ class ImagesService:
     async def create(self, request: pb.CreateImageRequest, call: CallContext) -> pb.CreateImageResponse:
         if not request.image.name:
             raise InvalidArgumentError("Image.Name required")
-        created = await self._images.create(call.scope, _from_wire(request.image))
+        created = await self._images.create(
+            call.scope, _from_wire(request.image), source_date_epoch=_epoch(request)
+        )
         return pb.CreateImageResponse(image=_to_wire(created))
 
     async def update(self, request: pb.UpdateImageRequest, call: CallContext) -> pb.UpdateImageResponse:
         if not request.image.name:
             raise InvalidArgumentError("Image.Name required")
         paths = tuple(request.update_mask.paths)
-        updated = await self._images.update(call.scope, _from_wire(request.image), paths)
+        updated = await self._images.update(
+            call.scope, _from_wire(request.image), paths, source_date_epoch=_epoch(request)
+        )
         return pb.UpdateImageResponse(image=_to_wire(updated))
 
     async def delete(self, request: pb.DeleteImageRequest, call: CallContext) -> Empty:
@@ -68,3 +72,7 @@ def _from_wire(message: pb.Image) -> Image:
     # An update of labels alone comes without a target.
     target = descriptor_from_wire(message.target) if message.target.digest else NO_TARGET
     return Image(message.name, target, dict(message.labels))
+
+
+def _epoch(request: pb.CreateImageRequest | pb.UpdateImageRequest) -> int | None:
+    return request.source_date_epoch.ToNanoseconds() if request.HasField("source_date_epoch") else None
