@@ -34,7 +34,7 @@ fn an_entry_of_each_type() {
         .hardlink("dir/link-to-symlink", "./dir/symlink")
         .head(&special("null", b'3', 0o666, (1, 3)))
         // The type bits do not belong into the mode field; some writers put them there.
-        .head(&special("odd", b'3', 0o0020_600, (0xfff, 0xfffff)))
+        .head(&special("odd", b'3', 0o20_600, (0xfff, 0xfffff)))
         .head(&special("disk", b'4', 0o7640, (259, 65537)))
         .head(&special("fifo", b'6', 0o1611, (0, 0)))
         .end();
