@@ -58,9 +58,15 @@ class PluginType(enum.StrEnum):
 
 
 class SkipPlugin(HybridError):  # noqa: N818 (containerd's name; skipping is no failure)
-    """Raised by a plug-in that cannot work here (a file system, a device); not a failure of the daemon."""
+    """Raised by a plug-in that cannot work here (a file system, a device); not a failure of the daemon.
+
+    Clients know such a plug-in by the end of its message.
+    """
 
     code = "UNIMPLEMENTED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}: skip plugin")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,9 @@ def configure(level: str = "", format: str = "") -> None:
     root.addHandler(handler)
     root.setLevel(number)
     logging.addLevelName(TRACE, "trace")
-    # What asyncio says below this level is about its own workings.
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # What they say below this level is about their own workings.
+    for library in ("asyncio", "grpc"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def parse_level(name: str) -> int:

@@ -112,13 +112,13 @@ class GrpcAdaptor:
         """
         if self._server is None:
             return
-        server, self._server = self._server, None
         if isinstance(self._endpoint, UnixEndpoint):
             await asyncio.to_thread(sockets.remove, self._endpoint.path, self._socket)
         self._calls.end_waiting()
-        await server.stop(timeout)
+        await self._server.stop(timeout)
         # The server answered the callers that were left, but does not wait for their handlers.
         await self._calls.end_all()
+        self._server = None
 
     async def close(self) -> None:
         """Stop now."""

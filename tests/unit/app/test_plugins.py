@@ -191,7 +191,7 @@ async def test_a_failure_is_the_reason_of_those_that_need_it_and_of_nobody_else(
         "c": ("UNAVAILABLE", "the disk is away"),
         "m": ("NOT_FOUND", "no plugins registered for io.containerd.content.v1 (c: the disk is away)"),
         "e": None,
-        "skipped": ("UNIMPLEMENTED", "no such file system"),
+        "skipped": ("UNIMPLEMENTED", "no such file system: skip plugin"),
         "bug": ("INTERNAL", "ZeroDivisionError: oops"),
     }
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from containerd_hybrid.app.config.bind import Binder, UnknownKey
-from containerd_hybrid.app.config.migrate import leftovers, migrate
+from containerd_hybrid.app.config.migrate import RENAMED, leftovers, migrate
 from containerd_hybrid.app.config.model import OLDEST_VERSION, VERSION, Config, Debug, FileConfig
 from containerd_hybrid.errors import InvalidConfigError
 
@@ -79,6 +79,13 @@ class Loader:
                 self._warn(
                     "Ignoring a key of earlier versions: see `config migrate`", file=str(file), key=key
                 )
+        for name in found.plugins:
+            if name not in self._known and name not in RENAMED:
+                self._warn(
+                    "Ignoring the table of a plugin that this program does not have",
+                    file=str(file),
+                    plugin=name,
+                )
         migrated = migrate(found)
         self._check_plugins(migrated.plugins, file)
         return migrated
@@ -89,8 +96,6 @@ class Loader:
             binder = Binder()
             if name in self._schemas:
                 binder.bind(self._schemas[name], table, str(file), f'plugins."{name}"')
-            elif name not in self._known:
-                self._warn("Ignoring the table of an unknown plugin", file=str(file), plugin=name)
             self._warn_unknown(binder.unknown)
 
     def _warn_unknown(self, keys: list[UnknownKey]) -> None:

@@ -27,6 +27,12 @@ from containerd_hybrid.app.config.model import (
 
 Tables: TypeAlias = dict[str, dict[str, Any]]
 
+RENAMED = {
+    "io.containerd.monitor.v1.cgroups": "io.containerd.monitor.task.v1.cgroups",
+    "io.containerd.internal.v1.restart": "io.containerd.monitor.container.v1.restart",
+}
+"""Plug-ins that have another name in version 4."""
+
 _CRI = "io.containerd.grpc.v1.cri"
 _CRI_IMAGES = "io.containerd.cri.v1.images"
 _CRI_RUNTIME = "io.containerd.cri.v1.runtime"
@@ -134,17 +140,14 @@ def _shim_manager(tables: Tables) -> None:
         manager["env"] = [*manager.get("env", []), "SCHED_CORE=1"]
 
 
-def _renamed(old: str, new: str) -> Callable[[Tables], None]:
-    def step(tables: Tables) -> None:
+def _renamed(tables: Tables) -> None:
+    for old, new in RENAMED.items():
         if old in tables:
             tables[new] = tables.pop(old)
 
-    return step
-
 
 _PLUGIN_STEPS: tuple[Callable[[Tables], None], ...] = (
-    _renamed("io.containerd.monitor.v1.cgroups", "io.containerd.monitor.task.v1.cgroups"),
-    _renamed("io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart"),
+    _renamed,
     _shim_manager,
     _cri_images,
     _cri_runtime,

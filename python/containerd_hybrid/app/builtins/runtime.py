@@ -1,0 +1,165 @@
+"""Shims and tasks, and moving images about."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from containerd_hybrid.app.api import InitContext, Plugin, PluginType
+from containerd_hybrid.app.builtins.storage import Differ, Metadata
+from containerd_hybrid.model import Platform
+
+if TYPE_CHECKING:
+    from containerd_hybrid.streaming.api import StreamManager
+    from containerd_hybrid.tasks.api import TaskManager
+    from containerd_hybrid.tasks.launcher import Launcher
+    from containerd_hybrid.transfer.api import Transferrer
+
+logger = logging.getLogger(__name__)
+
+_PROGRAM = "containerd-hybrid"
+
+
+@dataclass(frozen=True, slots=True)
+class ShimConfig:
+    """``[plugins."io.containerd.shim.v1.manager"]``"""
+
+    env: tuple[str, ...] = ()
+    socket_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """``[plugins."io.containerd.runtime.v2.task"]``"""
+
+    platforms: tuple[str, ...] = (str(Platform.host()),)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferConfig:
+    """``[plugins."io.containerd.transfer.v1.local"]``; all of it concerns registries."""
+
+    max_concurrent_downloads: int = 3
+    concurrent_layer_fetch_buffer: int = 0
+    max_concurrent_uploaded_layers: int = 3
+    check_platform_supported: bool = False
+    config_path: str = ""
+    max_concurrent_unpacks: int = 1
+
+
+def _shims(context: InitContext) -> Launcher:
+    from containerd_hybrid.events.api import EventExchange
+    from containerd_hybrid.mounts.api import Mounter
+    from containerd_hybrid.tasks.bundle import Bundles
+    from containerd_hybrid.tasks.launcher import Launcher
+    from containerd_hybrid.tasks.settings import ShimSettings, Timeouts
+    from containerd_hybrid.tasks.table import TaskTable
+    from containerd_hybrid.ttrpc.client import connect
+
+    config: ShimConfig = context.config
+    settings = ShimSettings(
+        address=context.addresses.grpc,
+        ttrpc_address=context.addresses.ttrpc,
+        publish_binary=own_program(),
+        socket_dir=config.socket_dir,
+        env=config.env,
+        debug=logging.getLogger().isEnabledFor(logging.DEBUG),
+        timeouts=Timeouts.named(context.timeouts),
+    )
+    # The bundles are where containerd has them, in the folders of its task plug-in.
+    task = f"{PluginType.RUNTIME}.task"
+    return Launcher(
+        Bundles(context.root.with_name(task), context.state.with_name(task)),
+        TaskTable(),
+        context.get(PluginType.EVENT, EventExchange),
+        context.get(PluginType.MOUNT_MANAGER, Mounter),
+        connect,
+        settings,
+    )
+
+
+def own_program() -> Path:
+    """This program, for shims that publish by running it."""
+    called = Path(sys.argv[0])
+    beside = Path(sys.executable).with_name(_PROGRAM)
+    for path in (called, beside):
+        if path.name == _PROGRAM and path.is_file() and os.access(path, os.X_OK):
+            return path.absolute()
+    return Path(shutil.which(_PROGRAM) or beside)
+
+
+async def _tasks(context: InitContext) -> TaskManager:
+    from containerd_hybrid._programs import shim_path
+    from containerd_hybrid.tasks.adoption import Adoption
+    from containerd_hybrid.tasks.launcher import Launcher
+    from containerd_hybrid.tasks.manager import ShimTaskManager
+    from containerd_hybrid.tasks.runtimes import Runtimes
+
+    config: TaskConfig = context.config
+    context.platforms.extend(Platform.parse(platform) for platform in config.platforms)
+    launcher = context.get(PluginType.SHIM, Launcher)
+    containers = context.get(PluginType.METADATA, Metadata).containers
+    runtimes = Runtimes(shim_path)
+    manager = ShimTaskManager(containers, runtimes, launcher)
+    context.on_close(manager.close)
+    report = await Adoption(containers, runtimes, launcher).run()
+    for name in report.adopted:
+        logger.info("task adopted", extra={"task": name})
+    for name in report.cleaned:
+        logger.info("dead task cleaned up", extra={"task": name})
+    for name, reason in report.failed.items():
+        logger.warning("task not cleaned up", extra={"task": name, "error": reason})
+    return manager
+
+
+def _streams(_: InitContext) -> StreamManager:
+    from containerd_hybrid.streaming.manager import OpenStreams
+
+    return OpenStreams()
+
+
+def _transfer(context: InitContext) -> Transferrer:
+    from containerd_hybrid.images.exporter import ArchiveExporter
+    from containerd_hybrid.images.importer import ArchiveImporter
+    from containerd_hybrid.transfer.local import LocalTransferrer
+    from containerd_hybrid.unpack.pipeline import LayerUnpacker
+
+    metadata = context.get(PluginType.METADATA, Metadata)
+    applier = context.get(PluginType.SERVICE, Differ, "diff-service").applier
+    content, images, leases = metadata.content, metadata.images, metadata.leases
+    return LocalTransferrer(
+        images,
+        ArchiveImporter(content, images),
+        ArchiveExporter(content, images),
+        LayerUnpacker(
+            content, metadata.snapshotters, applier, leases, default=_default(metadata.snapshotters)
+        ),
+        leases,
+    )
+
+
+def _default(snapshotters: Collection[str]) -> str:
+    """containerd's default on Linux, and what takes its place where the file system cannot overlay."""
+    return "overlayfs" if "overlayfs" in snapshotters else "native"
+
+
+PLUGINS = (
+    Plugin(
+        PluginType.SHIM, "manager", _shims, (PluginType.EVENT, PluginType.MOUNT_MANAGER), config=ShimConfig
+    ),
+    Plugin(PluginType.RUNTIME, "task", _tasks, (PluginType.METADATA, PluginType.SHIM), config=TaskConfig),
+    Plugin(PluginType.STREAMING, "manager", _streams),
+    Plugin(
+        PluginType.TRANSFER,
+        "local",
+        _transfer,
+        (PluginType.METADATA, PluginType.SERVICE, PluginType.LEASE),
+        config=TransferConfig,
+    ),
+)

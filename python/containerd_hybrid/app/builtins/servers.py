@@ -1,0 +1,159 @@
+"""What listens: gRPC on a Unix socket and, with mutual TLS, on TCP; ttrpc for shims. And their counters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served, Server, SkipPlugin
+from containerd_hybrid.app.config.model import DEFAULT_ADDRESS, MAX_MESSAGE_SIZE
+from containerd_hybrid.errors import InvalidConfigError, error_for_os
+
+if TYPE_CHECKING:
+    from containerd_hybrid.rpc.api import Service
+    from containerd_hybrid.rpc.interceptors import CallMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    """``[plugins."io.containerd.server.v1.grpc"]``"""
+
+    address: str = DEFAULT_ADDRESS
+    uid: int = os.geteuid()
+    gid: int = os.getegid()
+    max_recv_message_size: int = MAX_MESSAGE_SIZE
+    max_send_message_size: int = MAX_MESSAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class TcpConfig:
+    """``[plugins."io.containerd.server.v1.grpc-tcp"]``"""
+
+    address: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_common_name: str = ""
+    max_recv_message_size: int = MAX_MESSAGE_SIZE
+    max_send_message_size: int = MAX_MESSAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class TtrpcConfig:
+    """``[plugins."io.containerd.server.v1.ttrpc"]``"""
+
+    address: str = f"{DEFAULT_ADDRESS}.ttrpc"
+    uid: int = os.geteuid()
+    gid: int = os.getegid()
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """``[plugins."io.containerd.metrics.v1.grpc-prometheus"]``"""
+
+    grpc_histogram: bool = False
+
+
+def _metrics(_: InitContext) -> CallMetrics:
+    from containerd_hybrid.rpc.interceptors import CallMetrics
+
+    return CallMetrics()
+
+
+def _grpc(context: InitContext) -> Server:
+    from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor, UnixEndpoint
+    from containerd_hybrid.rpc.sockets import SocketOwner
+
+    config: GrpcConfig = context.config
+    if not config.address:
+        raise InvalidConfigError("grpc address cannot be empty")
+    adaptor = GrpcAdaptor(
+        wrapped(context, grpc_services(context)),
+        UnixEndpoint(config.address, SocketOwner(config.uid, config.gid)),
+        max_receive=config.max_recv_message_size,
+        max_send=config.max_send_message_size,
+    )
+    context.on_close(adaptor.close)
+    return adaptor
+
+
+async def _grpc_tcp(context: InitContext) -> Server:
+    config: TcpConfig = context.config
+    if not config.address:
+        raise SkipPlugin("no address is configured")
+    if not (config.tls_cert and config.tls_key and config.tls_ca):
+        raise InvalidConfigError(
+            f"grpc-tcp address {config.address} needs tls_cert, tls_key and tls_ca: "
+            "whoever reaches an open port of a container runtime is root"
+        )
+    from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor, TcpEndpoint
+
+    certificate, key, ca = [
+        await asyncio.to_thread(_pem, path) for path in (config.tls_cert, config.tls_key, config.tls_ca)
+    ]
+    adaptor = GrpcAdaptor(
+        wrapped(context, grpc_services(context)),
+        TcpEndpoint(config.address, certificate, key, ca),
+        max_receive=config.max_recv_message_size,
+        max_send=config.max_send_message_size,
+    )
+    context.on_close(adaptor.close)
+    return adaptor
+
+
+def _ttrpc(context: InitContext) -> Server:
+    config: TtrpcConfig = context.config
+    if not config.address:
+        raise SkipPlugin("no address is configured")
+    from containerd_hybrid.rpc.sockets import SocketOwner
+    from containerd_hybrid.rpc.ttrpc_adaptor import TtrpcAdaptor, server_methods
+    from containerd_hybrid.ttrpc.server import Server as TtrpcServer
+
+    services = [service for served in _served(context) for service in served.ttrpc]
+    if not services:
+        raise SkipPlugin("no ttrpc services configured")
+    server = TtrpcServer(server_methods(wrapped(context, services)))
+    adaptor = TtrpcAdaptor(server, config.address, SocketOwner(config.uid, config.gid))
+    context.on_close(adaptor.close)
+    return adaptor
+
+
+def grpc_services(context: InitContext) -> list[Service]:
+    """The services of every plug-in that has some."""
+    return [service for served in _served(context) for service in served.grpc]
+
+
+def wrapped(context: InitContext, services: Iterable[Service]) -> tuple[Service, ...]:
+    """The services inside their interceptors."""
+    from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
+
+    metrics = context.get(PluginType.METRICS, CallMetrics, "grpc-prometheus")
+    return wrap_services(services, standard_interceptors(metrics))
+
+
+def _served(context: InitContext) -> list[Served]:
+    return [
+        *context.all(PluginType.TTRPC, Served).values(),
+        *context.all(PluginType.GRPC, Served).values(),
+    ]
+
+
+def _pem(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise error_for_os(error, f"read {path}") from error
+
+
+_SERVED = (PluginType.GRPC, PluginType.METRICS)
+
+PLUGINS = (
+    Plugin(PluginType.METRICS, "grpc-prometheus", _metrics, config=MetricsConfig),
+    Plugin(PluginType.SERVER, "ttrpc", _ttrpc, (PluginType.TTRPC, *_SERVED), config=TtrpcConfig),
+    Plugin(PluginType.SERVER, "grpc", _grpc, _SERVED, config=GrpcConfig),
+    Plugin(PluginType.SERVER, "grpc-tcp", _grpc_tcp, _SERVED, config=TcpConfig),
+)

@@ -1,0 +1,292 @@
+"""Content, snapshots, metadata, leases, garbage collection, mounts and layers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from containerd_hybrid.app.api import InitContext, Plugin, PluginType, SkipPlugin
+from containerd_hybrid.app.config.durations import Duration
+from containerd_hybrid.errors import InvalidConfigError, NotFoundError, UnimplementedError
+from containerd_hybrid.model import Platform
+
+if TYPE_CHECKING:
+    from containerd_hybrid.containers.api import ContainerStore
+    from containerd_hybrid.content.api import BlobStore, ContentStore
+    from containerd_hybrid.diff.api import Applier, Comparer
+    from containerd_hybrid.events.api import EventExchange
+    from containerd_hybrid.images.api import ImageStore
+    from containerd_hybrid.leases.api import LeaseManager
+    from containerd_hybrid.metadata.api import Collector, Database, NamespaceStore
+    from containerd_hybrid.metadata.locks import BlobLocks
+    from containerd_hybrid.mounts.api import Mounter
+    from containerd_hybrid.snapshots.api import SnapshotDriver, Snapshotter
+
+logger = logging.getLogger(__name__)
+
+# The folder has the engine's name; the plug-in has the one that clients and configurations know.
+_METADATA_FOLDER = "io.containerd.metadata.v1.sqlite"
+_NO_DELAY = Duration.parse("0s")
+_STARTUP_DELAY = Duration.parse("100ms")
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayConfig:
+    """``[plugins."io.containerd.snapshotter.v1.overlayfs"]``"""
+
+    root_path: str = ""
+    upperdir_label: bool = False
+    sync_remove: bool = False
+    slow_chown: bool = False
+    mount_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NativeConfig:
+    """``[plugins."io.containerd.snapshotter.v1.native"]``"""
+
+    root_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """``[plugins."io.containerd.metadata.v1.bolt"]``"""
+
+    content_sharing_policy: str = "shared"
+    no_sync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GcConfig:
+    """``[plugins."io.containerd.gc.v1.scheduler"]``"""
+
+    pause_threshold: float = 0.02
+    deletion_threshold: int = 0
+    mutation_threshold: int = 100
+    schedule_delay: Duration = _NO_DELAY
+    startup_delay: Duration = _STARTUP_DELAY
+
+
+@dataclass(frozen=True, slots=True)
+class DiffConfig:
+    """``[plugins."io.containerd.service.v1.diff-service"]``"""
+
+    default: tuple[str, ...] = ("walking",)
+    sync_fs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotBackend:
+    """What a plug-in of type SNAPSHOTTER is: a driver, which the metadata store makes a snapshotter."""
+
+    driver: SnapshotDriver
+    sync_remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the plug-in of type METADATA is: the stores of one database."""
+
+    database: Database
+    locks: BlobLocks
+    namespaces: NamespaceStore
+    content: ContentStore
+    snapshotters: dict[str, Snapshotter]
+    images: ImageStore
+    containers: ContainerStore
+    leases: LeaseManager
+
+
+@dataclass(frozen=True, slots=True)
+class Differ:
+    """What a plug-in of type DIFFER is."""
+
+    applier: Applier
+    comparer: Comparer
+    sync_fs: bool = False
+
+
+async def _content(context: InitContext) -> BlobStore:
+    from containerd_hybrid.content.local import LocalBlobStore
+
+    context.exports["root"] = str(context.root)
+    return await asyncio.to_thread(LocalBlobStore, context.root)
+
+
+def _events(context: InitContext) -> EventExchange:
+    from containerd_hybrid.events.exchange import Exchange
+
+    exchange = Exchange()
+    context.on_close(exchange.close)
+    return exchange
+
+
+async def _overlayfs(context: InitContext) -> SnapshotBackend:
+    from containerd_hybrid.snapshots.overlayfs import OverlaySnapshotDriver
+
+    config: OverlayConfig = context.config
+    return await _snapshots(
+        context,
+        lambda root: OverlaySnapshotDriver(
+            root,
+            mount_options=config.mount_options,
+            upperdir_label=config.upperdir_label,
+            slow_chown=config.slow_chown,
+        ),
+        sync_remove=config.sync_remove,
+    )
+
+
+async def _native(context: InitContext) -> SnapshotBackend:
+    from containerd_hybrid.snapshots.native import NativeSnapshotDriver
+
+    return await _snapshots(context, NativeSnapshotDriver)
+
+
+async def _snapshots(
+    context: InitContext, make: Callable[[Path], Any], *, sync_remove: bool = False
+) -> SnapshotBackend:
+    root = Path(context.config.root_path or context.root)
+    try:
+        driver = await asyncio.to_thread(make, root)
+    except UnimplementedError as error:
+        raise SkipPlugin(error.message) from None
+    context.exports["root"] = str(root)
+    context.capabilities.extend(driver.capabilities)
+    context.platforms.append(Platform.host())
+    return SnapshotBackend(driver, sync_remove)
+
+
+async def _metadata(context: InitContext) -> Metadata:
+    from containerd_hybrid.content.api import BlobStore
+    from containerd_hybrid.events.api import EventExchange
+    from containerd_hybrid.metadata.containers import MetadataContainerStore
+    from containerd_hybrid.metadata.content import MetadataContentStore
+    from containerd_hybrid.metadata.database import SqliteDatabase
+    from containerd_hybrid.metadata.images import MetadataImageStore
+    from containerd_hybrid.metadata.leases import MetadataLeaseManager
+    from containerd_hybrid.metadata.locks import BlobLocks
+    from containerd_hybrid.metadata.namespaces import MetadataNamespaceStore
+    from containerd_hybrid.metadata.snapshots import MetadataSnapshotter
+
+    config: MetadataConfig = context.config
+    if config.content_sharing_policy not in {"shared", "isolated"}:
+        raise InvalidConfigError(
+            f"unknown content_sharing_policy {config.content_sharing_policy!r}: use 'shared' or 'isolated'"
+        )
+    blobs = context.get(PluginType.CONTENT, BlobStore)
+    events = context.get(PluginType.EVENT, EventExchange)
+    folder = context.root.with_name(_METADATA_FOLDER)
+    await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    database = SqliteDatabase(folder / "meta.db", no_sync=config.no_sync)
+    await database.open()
+    context.on_close(database.close)
+    context.exports["path"] = str(folder / "meta.db")
+    context.exports["policy"] = config.content_sharing_policy
+    locks = BlobLocks()
+    shared = config.content_sharing_policy == "shared"
+    snapshotters: dict[str, Snapshotter] = {}
+    for name, backend in context.all(PluginType.SNAPSHOTTER, SnapshotBackend).items():
+        snapshotter = MetadataSnapshotter(database, backend.driver, events, sync_remove=backend.sync_remove)
+        context.on_close(snapshotter.close)
+        snapshotters[name] = snapshotter
+    return Metadata(
+        database=database,
+        locks=locks,
+        namespaces=MetadataNamespaceStore(database, events),
+        content=MetadataContentStore(database, blobs, locks, events, shared=shared),
+        snapshotters=snapshotters,
+        images=MetadataImageStore(database, events),
+        containers=MetadataContainerStore(database, events),
+        leases=MetadataLeaseManager(database),
+    )
+
+
+def _gc(context: InitContext) -> Collector:
+    from containerd_hybrid.content.api import BlobStore
+    from containerd_hybrid.events.api import EventExchange
+    from containerd_hybrid.metadata.gc import MetadataCollector
+    from containerd_hybrid.metadata.scheduler import GcScheduler, GcSettings
+
+    config: GcConfig = context.config
+    metadata = context.get(PluginType.METADATA, Metadata)
+    collector = MetadataCollector(
+        metadata.database,
+        context.get(PluginType.EVENT, EventExchange),
+        context.get(PluginType.CONTENT, BlobStore),
+        metadata.locks,
+        metadata.snapshotters,
+    )
+    settings = GcSettings(
+        pause_threshold=config.pause_threshold,
+        deletion_threshold=config.deletion_threshold,
+        mutation_threshold=config.mutation_threshold,
+        schedule_delay=config.schedule_delay,
+        startup_delay=config.startup_delay,
+    )
+    scheduler = GcScheduler(collector, metadata.database, settings)
+    scheduler.start()
+    context.on_close(scheduler.close)
+    return scheduler
+
+
+def _leases(context: InitContext) -> LeaseManager:
+    return context.get(PluginType.METADATA, Metadata).leases
+
+
+async def _mounts(context: InitContext) -> Mounter:
+    from containerd_hybrid.mounts.linux import LinuxMounter
+
+    mounter = LinuxMounter(context.root.parent / "tmpmounts")
+    for problem in await mounter.sweep():
+        logger.warning("cleanup temp mount", extra={"error": problem.message})
+    return mounter
+
+
+def _walking(context: InitContext) -> Differ:
+    from containerd_hybrid.diff.walking import WalkingDiffer
+    from containerd_hybrid.mounts.api import Mounter
+
+    mounter = context.get(PluginType.MOUNT_MANAGER, Mounter)
+    differ = WalkingDiffer(context.get(PluginType.METADATA, Metadata).content, mounter)
+    context.platforms.append(Platform.host())
+    return Differ(differ, differ)
+
+
+def _diff_service(context: InitContext) -> Differ:
+    config: DiffConfig = context.config
+    differs = context.all(PluginType.DIFFER, Differ)
+    for name in config.default:
+        if name in differs:
+            return replace(differs[name], sync_fs=config.sync_fs)
+    raise NotFoundError(f"no differ for {', '.join(config.default)}: there is {', '.join(differs) or 'none'}")
+
+
+PLUGINS = (
+    Plugin(PluginType.CONTENT, "content", _content),
+    Plugin(PluginType.EVENT, "exchange", _events),
+    Plugin(PluginType.SNAPSHOTTER, "native", _native, config=NativeConfig),
+    Plugin(PluginType.SNAPSHOTTER, "overlayfs", _overlayfs, config=OverlayConfig),
+    Plugin(
+        PluginType.METADATA,
+        "bolt",
+        _metadata,
+        (PluginType.CONTENT, PluginType.EVENT, PluginType.SNAPSHOTTER),
+        config=MetadataConfig,
+    ),
+    Plugin(
+        PluginType.GC,
+        "scheduler",
+        _gc,
+        (PluginType.METADATA, PluginType.CONTENT, PluginType.EVENT),
+        config=GcConfig,
+    ),
+    Plugin(PluginType.LEASE, "manager", _leases, (PluginType.METADATA,)),
+    Plugin(PluginType.MOUNT_MANAGER, "local", _mounts),
+    Plugin(PluginType.DIFFER, "walking", _walking, (PluginType.METADATA, PluginType.MOUNT_MANAGER)),
+    Plugin(PluginType.SERVICE, "diff-service", _diff_service, (PluginType.DIFFER,), config=DiffConfig),
+)
