@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
 from containerd_hybrid.testing.blocking import BlockingGuard
 from containerd_hybrid.testing.daemon import DaemonProcess, unmount_below
 from containerd_hybrid.testing.leaks import TOKEN_VARIABLE, LeakCheck, mounts_below
-
-Ctr: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,24 +80,3 @@ def daemon(leak_check: LeakCheck, short_folder: Path) -> Iterator[DaemonProcess]
         process.stop_if_running()
     finally:
         process.cleanup(leak_check)
-
-
-@pytest.fixture
-def ctr(daemon: DaemonProcess, token: str) -> Ctr:
-    """Debian's unmodified ``ctr`` in a namespace of the test's own; keyword ``check`` as subprocess.run's."""
-    program = shutil.which("ctr")
-    if program is None:
-        pytest.skip("ctr is not installed (apt-get install containerd)")
-
-    def run(
-        *arguments: str, check: bool = True, stdin: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        command = [program, "--address", daemon.address, "--namespace", token, *arguments]
-        result = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, env=dict(os.environ)
-        )
-        if check and result.returncode != 0:
-            raise AssertionError(f"{' '.join(arguments)}: {result.returncode}: {result.stderr}")
-        return result
-
-    return run
