@@ -26,6 +26,10 @@ ALLOWED: set[tuple[str, str]] = {
     # The programs start the daemon or a runtime in process; they have no other way to it.
     ("cli", "app"),
     ("cli", "client"),
+    # The package itself is the library's face: connect() and open() wire a client.
+    ("", "app"),
+    ("", "client"),
+    ("", "mounts"),
 }
 
 

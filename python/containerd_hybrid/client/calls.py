@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import secrets
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +19,13 @@ from containerd_hybrid.leases.api import EXPIRE_LABEL
 from containerd_hybrid.proto.services.leases.v1 import leases_pb2
 
 M = TypeVar("M", bound=Message)
+
+
+def fresh_name(length: int) -> str:
+    """``2 * length`` hex digits that nobody else has. (`secrets` would load much of OpenSSL for them.)"""
+    return os.urandom(length).hex()
+
+
 _LEASES = leases_pb2.DESCRIPTOR.services_by_name["Leases"]
 
 
@@ -69,7 +76,7 @@ class Calls:
     async def leased(self, hours: float = 24) -> AsyncIterator[Calls]:
         """Calls whose creations the collector leaves alone until the block ends (or the hours are over)."""
         expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-        lease = f"client-{secrets.token_hex(8)}"
+        lease = f"client-{fresh_name(8)}"
         create = leases_pb2.CreateRequest(
             id=lease, labels={EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")}
         )

@@ -29,6 +29,10 @@ class AsyncClient:
     used as ``async with``.
     """
 
+    namespace: str
+    images: AsyncImages
+    containers: AsyncContainers
+
     def __init__(self, transport: Transport, mounter: Mounter, namespace: str = "default") -> None:
         self._transport = transport
         self._calls = Calls(transport, namespace)

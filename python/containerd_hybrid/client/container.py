@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from containerd_hybrid.client.calls import Calls
+from containerd_hybrid.client.calls import Calls, fresh_name
 from containerd_hybrid.client.options import User
 from containerd_hybrid.client.process import AsyncProcess
 from containerd_hybrid.client.spec import PROCESS_TYPE
@@ -83,6 +82,8 @@ def container_info(record: containers_pb2.Container, task: task_pb2.Process | No
 
 class AsyncContainer:
     """A container that exists."""
+
+    id: str
 
     def __init__(
         self, calls: Calls, id: str, snapshotter: str, snapshot_key: str, spec: dict[str, Any]
@@ -183,7 +184,7 @@ class AsyncContainer:
         if isinstance(user, str) and user:
             user = await asyncio.to_thread(resolve_user, user, Path(f"/proc/{init.pid}/root"))
         spec = self._exec_spec(args, terminal, env or {}, working_dir, user or None)
-        process = AsyncProcess(self._calls, self.id, exec_id or f"exec-{secrets.token_hex(6)}")
+        process = AsyncProcess(self._calls, self.id, exec_id or f"exec-{fresh_name(6)}")
         opened = await self._open_streams(process, streams, terminal)
         try:
             request = tasks_pb2.ExecProcessRequest(

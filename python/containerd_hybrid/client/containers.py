@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
-from containerd_hybrid.client.calls import Calls
+from containerd_hybrid.client.calls import Calls, fresh_name
 from containerd_hybrid.client.container import AsyncContainer, ContainerInfo, container_info
 from containerd_hybrid.client.images import AsyncImages
 from containerd_hybrid.client.options import RunOptions, User
@@ -103,7 +102,7 @@ class AsyncContainers:
         _, config = await self._images.config(found)
         if not config.diff_ids:
             raise InvalidArgumentError(f"image {found.name!r} has no layers, so nothing in it can run")
-        container_id = id or secrets.token_hex(6)
+        container_id = id or fresh_name(6)
         chosen = options or RunOptions()
         async with self._calls.leased() as calls:
             mounts = await self._prepare(calls, found, config, container_id, snapshotter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +30,7 @@ async def replaced_file(file: str | Path | BinaryIO) -> AsyncIterator[BinaryIO]:
         yield file
         return
     path = Path(file)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         async with opened(fresh, "wb") as handle:
             yield handle

@@ -54,7 +54,11 @@ def signal_number(signal: int | str) -> int:
 
 
 class AsyncProcess:
-    """A process that was created; ``exec_id`` is empty for the init process, ``pid`` 0 before it runs."""
+    """A process that was created; ``exec_id`` is empty for the init process, ``pid`` 0 while not known."""
+
+    container_id: str
+    exec_id: str
+    pid: int
 
     def __init__(
         self, calls: Calls, container_id: str, exec_id: str, streams: ProcessStreams | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -101,7 +100,9 @@ class ProcessStreams:
         wanted = self._streams
         if wanted.stdin is None and wanted.stdout is None and wanted.stderr is None and not self.terminal:
             return
-        self._folder = Path(tempfile.mkdtemp(prefix="containerd-hybrid-fifo-", dir=_fifo_root()))
+        folder = _fifo_root() / f"containerd-hybrid-fifo-{os.urandom(8).hex()}"
+        folder.mkdir(0o700)
+        self._folder = folder
         if wanted.stdin is not None:
             self.stdin = self._make("stdin")
         # A terminal that nobody reads would fill up, so there its output is always taken.
@@ -155,6 +156,6 @@ class ProcessStreams:
         return done
 
 
-def _fifo_root() -> str | None:
+def _fifo_root() -> Path:
     """/run is in memory and only root's; who may not write there has the temp folder."""
-    return "/run" if os.access("/run", os.W_OK) else None
+    return Path("/run" if os.access("/run", os.W_OK) else os.environ.get("TMPDIR") or "/tmp")  # noqa: S108

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO
@@ -11,7 +10,7 @@ from typing import Any, BinaryIO
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from containerd_hybrid.client.calls import Calls
+from containerd_hybrid.client.calls import Calls, fresh_name
 from containerd_hybrid.errors import UnavailableError, UnimplementedError
 from containerd_hybrid.proto.services.streaming.v1 import streaming_pb2 as pb
 from containerd_hybrid.proto.types.transfer import streaming_pb2
@@ -84,7 +83,7 @@ async def _registered(calls: Calls) -> ClientStream:
 
 async def _opened(calls: Calls, delay: float) -> ClientStream:
     with transfer_needed():
-        stream = ClientStream(calls, f"hybrid-{secrets.token_hex(8)}", delay)
+        stream = ClientStream(calls, f"hybrid-{fresh_name(8)}", delay)
         try:
             if await stream.receive() is None:
                 raise UnavailableError("the daemon closed a stream that was just opened")

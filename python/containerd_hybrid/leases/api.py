@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import secrets
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ async def protected(leases: LeaseManager, scope: Scope, hours: float = 24) -> As
         yield scope
         return
     expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    fresh = f"hybrid-{secrets.token_hex(8)}"
+    fresh = f"hybrid-{os.urandom(8).hex()}"
     try:
         # Inside, because who is cancelled while it waits has a lease all the same.
         await leases.create(scope, fresh, {EXPIRE_LABEL: expiry.strftime("%Y-%m-%dT%H:%M:%SZ")})

@@ -1,0 +1,34 @@
+"""What the global options mean: the client that every command works with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import containerd_hybrid
+from containerd_hybrid.client.client import AsyncClient
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where to work: a daemon's socket or, with ``in_process``, folders without a daemon; and a namespace."""
+
+    address: str
+    namespace: str
+    root: str
+    state: str
+    in_process: bool
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        """Connected, or opened, until the block ends."""
+        # Else gRPC writes lines of its own to stderr, between those of a container.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        if self.in_process:
+            client = await containerd_hybrid.open_async(self.root, self.state, self.namespace)
+        else:
+            client = await containerd_hybrid.connect_async(self.address, self.namespace)
+        async with client:
+            yield client
