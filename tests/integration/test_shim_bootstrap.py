@@ -82,7 +82,10 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
     """``start`` for the bundle; the shims it made are ended."""
 
     def call(
-        *flags: str, stdin: bytes = b"", environment: dict[str, str] | None = None
+        *flags: str,
+        stdin: bytes = b"",
+        environment: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[bytes]:
         known = {"TTRPC_ADDRESS", "MAX_SHIM_VERSION", "GRPC_ADDRESS", "NAMESPACE"}
         inherited = {name: value for name, value in os.environ.items() if name not in known}
@@ -94,6 +97,7 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
             check=False,
             cwd=bundle,
             env={**inherited, **(environment or {})},
+            pass_fds=pass_fds,
         )
 
     yield call
@@ -103,7 +107,8 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
     address = bundle / "address"
     if address.exists():
         socket_of(address.read_text()).unlink(missing_ok=True)
-    for parent in Path("/sys/fs/cgroup").glob(f"*/{token}"):
+    # runc leaves the folders it made for the container's own.
+    for parent in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token)):
         parent.rmdir()
 
 
@@ -242,6 +247,28 @@ def test_a_shim_cgroup_has_to_exist(start: Start, token: str) -> None:
     until(lambda: not shims(token))
 
 
+def test_nothing_is_inherited(start: Start, token: str) -> None:
+    read, write = os.pipe()
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        # ``start`` is waited for, so a descriptor held by the shim would hang this.
+        start(pass_fds=(read, write))
+        (pid,) = shims(token)
+        pipe = Path(f"/proc/self/fd/{read}").readlink()
+        held = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+        assert pipe not in held
+        assert held.count(Path("/dev/null")) == 3
+        status = Path(f"/proc/{pid}/status").read_text()
+        (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn")]
+        assert mask == 1 << (signal.SIGPIPE - 1)
+        score = int(Path("/proc/self/oom_score_adj").read_text())
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(score + 1, 1000)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+        os.close(read)
+        os.close(write)
+
+
 async def test_damaged_requests_do_not_end_the_shim(start: Start, token: str) -> None:
     path = socket_of(start().stdout.decode())
     (pid,) = shims(token)
@@ -303,6 +330,74 @@ async def test_the_whole_way_with_events_by_the_daemons_program(
         first.split()
         == f"--address /no/daemon/{token} publish --topic /tasks/create --namespace {token}".split()
     )
+
+
+async def test_update_pids_exec_and_checkpoint_of_a_running_container(
+    start: Start, bundle: Path, short_folder: Path, token: str
+) -> None:
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"]["args"] = ["sh", "-c", "while read line; do :; done"]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    for name in ("stdin", "out"):
+        os.mkfifo(short_folder / name)
+    client = await connect(start().stdout.decode())
+    request = pb.CreateTaskRequest(id="box", bundle=str(bundle), stdin=str(short_folder / "stdin"))
+    created = pb.CreateTaskResponse.FromString(await call(client, "Create", request))
+    await call(client, "Start", pb.StartRequest(id="box"))
+
+    resources = Any(type_url="any", value=json.dumps({"pids": {"limit": 77}}).encode())
+    await call(client, "Update", pb.UpdateTaskRequest(id="box", resources=resources))
+    limits = [path.read_text().strip() for path in Path("/sys/fs/cgroup").glob(f"**/{token}/box/pids.max")]
+    assert limits == ["77"]
+
+    process = Any(
+        type_url="any",
+        value=json.dumps(
+            {
+                "args": ["grep", "-h", "Sig", "-", "/proc/self/status"],
+                "env": ["PATH=/bin"],
+                "cwd": "/",
+                "user": {"uid": 0, "gid": 0},
+            }
+        ).encode(),
+    )
+    (bundle / "rootfs/bin/grep").symlink_to("sh")
+    paths = {name: str(short_folder / name) for name in ("stdin", "out")}
+    os.mkfifo(short_folder / "in2")
+    added = pb.ExecProcessRequest(
+        id="box", exec_id="init", stdin=str(short_folder / "in2"), stdout=paths["out"], spec=process
+    )
+    await call(client, "Exec", added)
+    reader = os.open(paths["out"], os.O_RDONLY | os.O_NONBLOCK)
+    started = pb.StartResponse.FromString(
+        await call(client, "Start", pb.StartRequest(id="box", exec_id="init"))
+    )
+    # An exec may even be called init: its files are its own.
+    assert (bundle / "init.pid").read_text() == str(created.pid)
+    pids = pb.PidsResponse.FromString(await call(client, "Pids", pb.PidsRequest(id="box")))
+    details = {info.pid: info.info.value for info in pids.processes}
+    assert options_pb2.ProcessDetails.FromString(details[started.pid]).exec_id == "init"
+    assert details[created.pid] == b""
+
+    (short_folder / "in2").write_text("Signal\n")
+    await call(client, "CloseIO", pb.CloseIORequest(id="box", exec_id="init", stdin=True))
+    await call(client, "Wait", pb.WaitRequest(id="box", exec_id="init"))
+    text = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert text.startswith("Signal\n")
+    masks = dict(line.split(":\t") for line in text.splitlines()[1:])
+    assert int(masks["SigBlk"], 16) == int(masks["SigIgn"], 16) == 0
+    await call(client, "Delete", pb.DeleteRequest(id="box", exec_id="init"))
+
+    with pytest.raises(HybridError) as refused:
+        await call(
+            client, "Checkpoint", pb.CheckpointTaskRequest(id="box", path=str(short_folder / "images"))
+        )
+    assert "criu-dump.log" in str(refused.value)
+    await call(client, "CloseIO", pb.CloseIORequest(id="box", stdin=True))
+    await call(client, "Wait", pb.WaitRequest(id="box"))
+    await call(client, "Delete", pb.DeleteRequest(id="box"))
+    await client.close()
 
 
 async def test_delete_cleans_up_after_a_dead_shim(

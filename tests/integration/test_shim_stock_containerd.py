@@ -62,8 +62,8 @@ def stock(leak_check: LeakCheck, short_folder: Path, token: str) -> Iterator[Sto
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     with StockContainerd(folder, environment=environment) as daemon:
         yield daemon
-    # runc removes a container's cgroup, and leaves the namespace's, which it made for it.
-    for parent in Path("/sys/fs/cgroup").glob(f"*/{token}"):
+    # runc removes a container's cgroup and state, and leaves the namespace's, which it made for them.
+    for parent in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token)):
         parent.rmdir()
 
 

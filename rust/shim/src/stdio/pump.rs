@@ -15,7 +15,8 @@ use super::sink::{Sink, set_nonblocking};
 
 /// The most one splice call is asked to move, in bytes.
 const SPLICE_LEN: usize = 1 << 20;
-const BUFFER_LEN: usize = 32 << 10;
+/// Below the size for which the allocator asks the kernel each time.
+const BUFFER_LEN: usize = 64 << 10;
 /// Moves in one turn before other sources get theirs.
 const TURN: usize = 16;
 
@@ -134,10 +135,10 @@ impl Pump {
             if self.source_ended {
                 return Err(Stop::End);
             }
-            let mut buffer = [0; BUFFER_LEN];
-            match rustix::io::read(&self.source.fd, &mut buffer) {
+            let mut buffer = Vec::with_capacity(BUFFER_LEN);
+            match rustix::io::read(&self.source.fd, rustix::buffer::spare_capacity(&mut buffer)) {
                 Ok(0) => self.source_ended = true,
-                Ok(n) => self.write(&buffer[..n])?,
+                Ok(_) => self.write(&buffer)?,
                 Err(Errno::AGAIN) => return Err(Stop::Empty),
                 Err(Errno::INTR) => {}
                 // A terminal ends with EIO when its last process has closed it.
