@@ -77,8 +77,8 @@ pub enum Error {
     #[error("unsupported layer compression: {0}")]
     UnsupportedCompression(String),
 
-    /// The kernel refused a path because resolving it would leave the root.
-    #[error("{}: resolving the path would leave the root", .0.display())]
+    /// The kernel refused a path that leads out of the tree: over a mount point, or a link to outside.
+    #[error("{}: the path leads out of the tree (is something mounted there?)", .0.display())]
     Escape(PathBuf),
 
     /// An option out of its range, e.g. a compression level.

@@ -533,3 +533,41 @@ fn sync_is_accepted() {
     };
     applied(&sample(), options);
 }
+
+#[test]
+fn a_full_file_system_is_an_error_that_names_the_file() {
+    if !is_root() {
+        return;
+    }
+    // A mount namespace of this thread's own; its mounts end with it.
+    // SAFETY: the flags concern mounts and the working directory, no memory and no descriptors.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    mount(
+        "tmpfs",
+        dir.path(),
+        "tmpfs",
+        MountFlags::empty(),
+        c"size=1m",
+    )
+    .unwrap();
+    let archive = Tar::new()
+        .dir("d")
+        .file("d/large", &vec![7; 40 << 20])
+        .end();
+    for stored in [archive.clone(), gzip(&archive)] {
+        let expected = expecting(&stored, &archive);
+        let error = apply_to(dir.path(), &stored, expected).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "write d/large: No space left on device (os error 28)"
+        );
+    }
+    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}

@@ -104,8 +104,12 @@ impl Placer {
     pub(crate) fn finish(mut self) -> Result<Placed> {
         for (path, times) in std::mem::take(&mut self.times) {
             let (above, name) = split(&path);
-            let Some(dir) = self.tree.find(above)? else {
-                continue;
+            let dir = match self.tree.find(above) {
+                Ok(Some(dir)) => dir,
+                // What led there was replaced, perhaps by links in a circle.
+                Ok(None) => continue,
+                Err(_) if self.tree.forgot => continue,
+                Err(error) => return Err(error),
             };
             // Later entries may have put something else here, with times of its own.
             if self.tree.forgot
