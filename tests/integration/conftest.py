@@ -62,3 +62,7 @@ def clean(ctr: Ctr) -> None:
     for digest in ctr("content", "ls", "-q").split():
         ctr.run("content", "rm", digest)
     ctr("namespace", "rm", ctr.namespace)
+    # runc leaves the cgroup that the containers' own were in, named like the namespace.
+    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{ctr.namespace}"), Path("/sys/fs/cgroup", ctr.namespace)):
+        if cgroup.is_dir():
+            cgroup.rmdir()

@@ -105,12 +105,14 @@ def test_the_user_that_the_image_names(ctr: Ctr, tmp_path: Path) -> None:
 
 
 def test_mounts_are_seen_and_read_only_is_kept(ctr: Ctr, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("of the host\n")
-    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:ro"
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "file").write_text("of the host\n")
+    mount = f"type=bind,src={folder},dst=/mnt,options=rbind:ro"
     done = ctr.run("run", "--rm", "--mount", mount, BUSYBOX, "m", "sh", "-c", "cat /mnt/file; touch /mnt/new")
     assert done.stdout == "of the host\n"
     assert "Read-only file system" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in folder.iterdir()] == ["file"]
 
 
 def test_a_read_only_root(ctr: Ctr) -> None:
