@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import sys
 import tempfile
 import threading
-import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +30,42 @@ def dump(loop: asyncio.AbstractEventLoop | None) -> None:
 
 
 def stacks(loop: asyncio.AbstractEventLoop | None) -> str:
-    """The stacks as text: threads first, then the tasks of ``loop``."""
+    """The stacks as text, innermost call last: threads first, then the tasks of ``loop``.
+
+    Source lines are left out: to read them, a process that is stuck would need its disk.
+    """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for identity, frame in sys._current_frames().items():
-        lines = "".join(traceback.format_stack(frame))
-        parts.append(f"thread {identity} [{names.get(identity, 'unknown')}]:\n{lines}")
-    for task in asyncio.all_tasks(loop) if loop is not None else ():
-        out = io.StringIO()
-        task.print_stack(file=out)
-        parts.append(f"task {task.get_name()}:\n{out.getvalue()}")
+        title = f"thread {identity} [{names.get(identity, 'unknown')}]"
+        parts.append(_shown(title, reversed(list(_callers(frame)))))
+    tasks = asyncio.all_tasks(loop) if loop is not None else ()
+    parts += [_shown(f"task {task.get_name()}", _awaited(task.get_coro())) for task in tasks]
     return "\n".join(parts)
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _awaited(awaitable: object) -> Iterator[FrameType]:
+    """The frames of a coroutine and of what it waits for, in turn."""
+    while awaitable is not None:
+        for kind, following in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+            frame = getattr(awaitable, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+                awaitable = getattr(awaitable, following)
+                break
+        else:
+            return
+
+
+def _shown(title: str, frames: Iterable[FrameType]) -> str:
+    lines = [f'  File "{f.f_code.co_filename}", line {f.f_lineno}, in {f.f_code.co_qualname}' for f in frames]
+    return "\n".join((f"{title}:", *lines, ""))
 
 
 def _write(path: Path, text: str) -> None:

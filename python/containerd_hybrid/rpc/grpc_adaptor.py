@@ -114,7 +114,7 @@ class GrpcAdaptor:
             return
         if isinstance(self._endpoint, UnixEndpoint):
             await asyncio.to_thread(sockets.remove, self._endpoint.path, self._socket)
-        self._calls.end_waiting()
+        await self._calls.end_waiting()
         await self._server.stop(timeout)
         # The server answered the callers that were left, but does not wait for their handlers.
         await self._calls.end_all()
@@ -167,22 +167,20 @@ class _Calls:
         self._methods: dict[asyncio.Task[Any], str] = {}
         self._draining = False
 
-    def end_waiting(self) -> None:
+    async def end_waiting(self) -> None:
+        """End them and let their statuses be sent, which a server that stops may not wait for."""
         self._draining = True
-        for task, method in self._methods.items():
-            if method in _WAITING:
-                task.cancel()
+        await _end([task for task, method in self._methods.items() if method in _WAITING])
 
     async def end_all(self) -> None:
-        for task in self._methods:
-            task.cancel()
-        if self._methods:
-            await asyncio.wait(list(self._methods))
+        """Cancel what is left and wait until it is undone."""
+        await _end(list(self._methods))
 
     async def run(self, method: str, work: Awaitable[Any]) -> Any:
         """Await ``work``, which fails with UnavailableError when a drain ends it."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._methods[task] = method
+        task.add_done_callback(self._methods.pop)
         try:
             return await work
         except asyncio.CancelledError:
@@ -190,8 +188,13 @@ class _Calls:
                 raise
             task.uncancel()
             raise UnavailableError("the daemon is stopping") from None
-        finally:
-            del self._methods[task]
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not generic at run time

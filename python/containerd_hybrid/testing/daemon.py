@@ -60,6 +60,15 @@ class DaemonProcess:
         return self._running().pid
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process, running or ended. DaemonError when there was none."""
+        return self._running()
+
+    def write_config(self, config: str) -> None:
+        """Replace the configuration file, for the next start or SIGHUP."""
+        self._config.write_text(config)
+
+    @property
     def log(self) -> str:
         """All it has logged, over restarts."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""

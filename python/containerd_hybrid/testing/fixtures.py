@@ -43,10 +43,11 @@ def token() -> str:
 
 
 @pytest.fixture
-def leak_check(token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeakCheck]:
+def leak_check(
+    token: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LeakCheck]:
     """Fails the test when it leaves mounts, namespaces, cgroups, processes or temporary files."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+    temporary = tmp_path_factory.mktemp("temporary")
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv(TOKEN_VARIABLE, token)

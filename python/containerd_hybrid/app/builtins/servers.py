@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served, Server, SkipPlugin
+from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.model import DEFAULT_ADDRESS, MAX_MESSAGE_SIZE
 from containerd_hybrid.errors import InvalidConfigError, error_for_os
 
@@ -93,7 +93,7 @@ async def _grpc_tcp(context: InitContext) -> Server:
     from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor, TcpEndpoint
 
     certificate, key, ca = [
-        await asyncio.to_thread(_pem, path) for path in (config.tls_cert, config.tls_key, config.tls_ca)
+        await in_thread(_pem, path) for path in (config.tls_cert, config.tls_key, config.tls_ca)
     ]
     adaptor = GrpcAdaptor(
         wrapped(context, grpc_services(context)),

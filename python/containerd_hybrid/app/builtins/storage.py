@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, SkipPlugin
+from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.errors import InvalidConfigError, NotFoundError, UnimplementedError
 from containerd_hybrid.model import Platform
@@ -114,7 +114,7 @@ async def _content(context: InitContext) -> BlobStore:
     from containerd_hybrid.content.local import LocalBlobStore
 
     context.exports["root"] = str(context.root)
-    return await asyncio.to_thread(LocalBlobStore, context.root)
+    return await in_thread(LocalBlobStore, context.root)
 
 
 def _events(context: InitContext) -> EventExchange:
@@ -152,7 +152,7 @@ async def _snapshots(
 ) -> SnapshotBackend:
     root = Path(context.config.root_path or context.root)
     try:
-        driver = await asyncio.to_thread(make, root)
+        driver = await in_thread(make, root)
     except UnimplementedError as error:
         raise SkipPlugin(error.message) from None
     context.exports["root"] = str(root)
@@ -181,7 +181,7 @@ async def _metadata(context: InitContext) -> Metadata:
     blobs = context.get(PluginType.CONTENT, BlobStore)
     events = context.get(PluginType.EVENT, EventExchange)
     folder = context.root.with_name(_METADATA_FOLDER)
-    await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    await in_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
     database = SqliteDatabase(folder / "meta.db", no_sync=config.no_sync)
     await database.open()
     context.on_close(database.close)
