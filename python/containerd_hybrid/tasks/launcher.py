@@ -20,14 +20,15 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
 from containerd_hybrid.errors import HybridError, NotFoundError, UnavailableError
-from containerd_hybrid.events.api import EventPublisher, TaskDelete, TaskExit
+from containerd_hybrid.events.api import EventExchange, TaskDelete, TaskExit
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.mounts.api import Mounter
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
@@ -47,8 +48,13 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_STATUS = 255
 
+_OURS = "containerd-shim-hybrid-v2"
+
+# What a shim that tells of a delete after it has answered gets for that, in seconds.
+_FAREWELL = 0.5
+
 # Their Delete leaves nothing for the program's own delete action, which costs a process or two.
-_THOROUGH = frozenset({"containerd-shim-hybrid-v2", "containerd-shim-runc-v2"})
+_THOROUGH = frozenset({_OURS, "containerd-shim-runc-v2"})
 
 
 class Launcher:
@@ -58,7 +64,7 @@ class Launcher:
         self,
         bundles: Bundles,
         table: TaskTable,
-        events: EventPublisher,
+        events: EventExchange,
         mounter: Mounter,
         connect: Connector,
         settings: ShimSettings,
@@ -112,6 +118,27 @@ class Launcher:
     def watch(self, shim: Shim) -> None:
         """From now on clean up after the shim when it dies."""
         shim.on_lost(lambda: self._lost(shim))
+
+    @asynccontextmanager
+    async def farewell(self, shim: Shim) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """To delete a task in; gives a function that waits until the shim's event of it has come.
+
+        Go's shims answer Delete before they publish the event, and a Shutdown that comes quickly takes
+        them away before they could (one event in five, with the shim of containerd 2.4). Ours do not.
+        """
+        if shim.program is not None and shim.program.name == _OURS:
+            yield _nothing
+            return
+        namespace, task = shim.key
+        wanted = f'topic=="{TaskDelete.topic}",namespace=={namespace},event.container_id=={task}'
+        async with self._events.subscribe([wanted]) as events:
+
+            async def told() -> None:
+                with contextlib.suppress(TimeoutError, StopAsyncIteration):
+                    async with asyncio.timeout(_FAREWELL):
+                        await anext(events)
+
+            yield told
 
     async def dismiss(self, shim: Shim, ended: Exit) -> None:
         """Take away the shim of a deleted task, and its bundle. Not undone by cancelling the caller."""
@@ -272,6 +299,10 @@ class Launcher:
             with contextlib.closing(stray):
                 log.warning("killing the stray shim %d", stray.pid, extra=_names(bundle))
                 await stray.kill()
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _remove_socket(bundle: Bundle) -> None:

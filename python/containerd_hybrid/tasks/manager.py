@@ -142,7 +142,10 @@ class ShimTaskManager:
         """Take the stopped task away with its shim (if it was the last there) and its bundle."""
         shim = await self._shim(scope, container_id)
         try:
-            response = await self._call(shim, "Delete", pb.DeleteRequest(id=container_id), pb.DeleteResponse)
+            async with self._launcher.farewell(shim) as told:
+                request = pb.DeleteRequest(id=container_id)
+                response = await self._call(shim, "Delete", request, pb.DeleteResponse)
+                await told()
             ended = Exit(response.pid, response.exit_status, from_wire(response.exited_at))
         except NotFoundError as error:
             # The shim lost it; what there is must go all the same, and the caller learns of it.

@@ -51,10 +51,11 @@ class ShimPrograms:
             DeadlineExceededError: it did not return in time.
             NotFoundError, FailedPreconditionError, UnimplementedError: see :func:`bootstrap.parse`.
         """
-        finished = await self._start(program, bundle, options)
-        if finished.status and not self._is_newer(program) and _WANTS_PARAMS in finished.stderr:
+        newer = program.name == _OURS or program in self._newer
+        finished = await self._start(program, bundle, options, newer=newer)
+        if finished.status and not newer and _WANTS_PARAMS in finished.stderr:
             self._newer.add(program)
-            finished = await self._start(program, bundle, options)
+            finished = await self._start(program, bundle, options, newer=True)
         if finished.status:
             raise UnknownError(f"start failed: {finished.reason}")
         return bootstrap.parse(finished.stdout)
@@ -101,11 +102,10 @@ class ShimPrograms:
         except DecodeError as error:
             raise UnknownError(f"{program} -info printed {finished.stdout[:200]!r}") from error
 
-    async def _start(self, program: Path, bundle: Bundle, options: AnyValue | None) -> Finished:
-        if self._is_newer(program):
-            stdin = self._params(bundle, options).SerializeToString()
-        else:
-            stdin = _serialized(options)
+    async def _start(
+        self, program: Path, bundle: Bundle, options: AnyValue | None, *, newer: bool
+    ) -> Finished:
+        stdin = self._params(bundle, options).SerializeToString() if newer else _serialized(options)
         return await run_program(
             [*self._arguments(program, bundle), *self._debug(), "start"],
             cwd=bundle.path,
@@ -113,9 +113,6 @@ class ShimPrograms:
             stdin=stdin,
             timeout=self.settings.timeouts.start,
         )
-
-    def _is_newer(self, program: Path) -> bool:
-        return program.name == _OURS or program in self._newer
 
     def _arguments(self, program: Path, bundle: Bundle) -> list[str]:
         settings = self.settings

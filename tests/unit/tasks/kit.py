@@ -31,6 +31,7 @@ from containerd_hybrid.errors import (
     UnknownError,
 )
 from containerd_hybrid.events.api import Event
+from containerd_hybrid.events.exchange import Exchange
 from containerd_hybrid.model import Mount, Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
@@ -342,17 +343,16 @@ class RecordingMounter:
         raise NotImplementedError
 
 
-class RecordingEvents:
-    """Satisfies EventPublisher."""
+class RecordingEvents(Exchange):
+    """The exchange, which remembers what the tasks package publishes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.published: list[tuple[str, Event]] = []
 
     def publish(self, namespace: str, event: Event) -> None:
         self.published.append((namespace, event))
-
-    def forward(self, envelope: Any) -> None:
-        raise NotImplementedError
+        super().publish(namespace, event)
 
 
 @dataclass

@@ -104,6 +104,14 @@ async def test_a_newer_program_is_given_bootstrap_params(world: World) -> None:
     await check_params(world)
 
 
+async def test_many_at_once_find_out_that_a_program_is_newer(world: World) -> None:
+    program = world.write_program(NEWER % START, path=world.folder / "containerd-shim-other-v1")
+    program.write_text(program.read_text().replace("$MARKS/", "$PWD/"))
+    names = [f"c{number}" for number in range(10)]
+    await asyncio.gather(*(run(world, name, options=OPTIONS, runtime_path=str(program)) for name in names))
+    assert len(await world.tasks.list(SCOPE)) == 10
+
+
 async def test_ours_is_given_bootstrap_params_at_once(world: World) -> None:
     await run(world, options=OPTIONS)
     await check_params(world)

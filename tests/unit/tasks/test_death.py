@@ -10,7 +10,8 @@ from tests.unit.tasks.kit import DELETED_AT, SCOPE, World
 from tests.unit.tasks.test_manager import PROCESS_SPEC, run
 
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError, UnavailableError
-from containerd_hybrid.events.api import TaskDelete, TaskExit
+from containerd_hybrid.events.api import Envelope, TaskDelete, TaskExit
+from containerd_hybrid.events.encode import encode
 from containerd_hybrid.tasks.api import CreateTask, Exit, Stdio
 
 KILLED = Exit(77, 137, DELETED_AT)
@@ -134,6 +135,25 @@ async def test_a_foreign_programs_delete_action_is_part_of_every_end(world: Worl
     await world.tasks.create(SCOPE, CreateTask("c1"))
     await world.tasks.delete(SCOPE, "c1")
     assert world.mark("delete.args").endswith("delete\n")
+
+
+async def test_a_foreign_shim_is_given_the_time_to_tell_of_the_delete(world: World) -> None:
+    program = world.write_program(path=world.folder / "containerd-shim-runc-v2")
+    await run(world, runtime_path=str(program))
+    await world.tasks.kill(SCOPE, "c1", 9)
+    deleting = asyncio.ensure_future(world.tasks.delete(SCOPE, "c1"))
+    while "Delete" not in world.shim("c1").calls:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    assert "Shutdown" not in world.shim("c1").calls
+    world.events.forward(Envelope(1, "ns", "/tasks/delete", encode(TaskDelete("other", 1, 0, 1))))
+    await asyncio.sleep(0.02)
+    assert "Shutdown" not in world.shim("c1").calls
+    world.events.forward(Envelope(1, "ns", "/tasks/delete", encode(TaskDelete("c1", 1, 0, 1))))
+    assert (await deleting).status == 137
+    assert world.shim("c1").stopped
+    # The exchange has forgotten the one who listened.
+    assert world.events.subscriptions == 0
 
 
 async def test_a_shim_that_does_not_shut_down_does_not_keep_the_caller(world: World) -> None:
