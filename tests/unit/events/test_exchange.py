@@ -13,6 +13,7 @@ from containerd_hybrid.events import api
 from containerd_hybrid.events.api import Envelope
 from containerd_hybrid.events.encode import decode, encode
 from containerd_hybrid.events.exchange import Exchange
+from containerd_hybrid.model.any import AnyValue
 
 PAYLOAD = encode(api.ContainerDelete("c"))
 
@@ -186,9 +187,14 @@ async def test_a_subscription_that_is_left_costs_nothing_any_more() -> None:
 async def test_the_payload_is_decoded_once_for_all_subscriptions(monkeypatch: pytest.MonkeyPatch) -> None:
     from containerd_hybrid.events import fields
 
-    decoded = []
-    real = fields.parse
-    monkeypatch.setattr(fields, "parse", lambda value: (decoded.append(value), real(value))[1])
+    decoded: list[AnyValue] = []
+    real = fields.parse  # type: ignore[attr-defined]
+
+    def counting(value: AnyValue) -> object:
+        decoded.append(value)
+        return real(value)
+
+    monkeypatch.setattr(fields, "parse", counting)
     exchange = Exchange()
     async with asyncio.TaskGroup() as group:
         ready = asyncio.Semaphore(0)

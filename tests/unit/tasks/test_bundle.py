@@ -173,7 +173,7 @@ def test_mount_points_are_unescaped_and_compared_by_component(tmp_path: Path) ->
 
 
 def test_listing(bundles: Bundles, tmp_path: Path) -> None:
-    assert list(bundles.all()) == list(bundles.rubbish()) == list(bundles.unused_works()) == []
+    assert [*bundles.all(), *bundles.rubbish(), *bundles.unused_works()] == []
     made = [bundles.create(ns, name, SPEC) for ns in ("a", "b") for name in ("1", "2")]
     (tmp_path / "state/a/.gone").mkdir()
     (tmp_path / "root/c/9").mkdir(parents=True)

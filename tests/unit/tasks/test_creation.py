@@ -162,7 +162,7 @@ async def test_the_pid_is_asked_for_when_a_shim_does_not_say_it(world: World) ->
         await real[1](shim, request)
         return Empty()
 
-    shim._METHODS = {**shim._METHODS, "Create": (real[0], create)}  # type: ignore[misc]
+    shim._METHODS = {**shim._METHODS, "Create": (real[0], create)}
     world.containers.add("c1")
     assert await world.tasks.create(SCOPE, CreateTask("c1")) == 1001
 
