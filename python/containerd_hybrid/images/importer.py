@@ -106,7 +106,7 @@ class ArchiveImporter:
         whole += [
             f"{rule.name}@{imported.index.digest}" if rule.add_digest else rule.name
             for rule in options.references
-            if not rule.is_prefix
+            if rule.add_digest or not rule.is_prefix
         ]
         named = dict.fromkeys(whole, imported.index)
         for manifest in imported.manifests:

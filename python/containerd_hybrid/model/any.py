@@ -15,4 +15,8 @@ class AnyValue:
     @property
     def type_name(self) -> str:
         """The type's full name, without a host."""
-        return self.type_url.rpartition("/")[2] if self.type_url.startswith("type.googleapis.com/") else self.type_url
+        return (
+            self.type_url.rpartition("/")[2]
+            if self.type_url.startswith("type.googleapis.com/")
+            else self.type_url
+        )

@@ -64,8 +64,14 @@ def is_config(media_type: str) -> bool:
 def is_layer(media_type: str) -> bool:
     """Whether the blob is a tar archive of a file system layer, compressed or not."""
     base = media_type.partition("+")[0]
-    return base in {OCI_LAYER, "application/vnd.oci.image.layer.nondistributable.v1.tar"} or media_type.startswith(
-        ("application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar")
+    return base in {
+        OCI_LAYER,
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    } or media_type.startswith(
+        (
+            "application/vnd.docker.image.rootfs.diff.tar",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        )
     )
 
 

@@ -68,6 +68,7 @@ class _WireStream:
         finally:
             put.cancel()
             closed.cancel()
+            await asyncio.gather(put, closed, return_exceptions=True)
 
     async def receive(self) -> AnyValue | None:
         message = await anext(self._requests, None)
@@ -79,18 +80,15 @@ class _WireStream:
     async def outgoing(self) -> AsyncIterator[AnyMessage]:
         """What was sent, until the stream is closed and all of it is out."""
         closed = asyncio.ensure_future(self._closed.wait())
+        get = asyncio.ensure_future(self._queue.get())
         try:
             while True:
-                if self._queue.empty():
-                    if closed.done():
-                        return
-                    get = asyncio.ensure_future(self._queue.get())
-                    await asyncio.wait({get, closed}, return_when=asyncio.FIRST_COMPLETED)
-                    if not get.done():
-                        get.cancel()
-                        continue
-                    yield get.result()
-                else:
-                    yield self._queue.get_nowait()
+                await asyncio.wait({get, closed}, return_when=asyncio.FIRST_COMPLETED)
+                if not get.done():
+                    return
+                yield get.result()
+                get = asyncio.ensure_future(self._queue.get())
         finally:
+            get.cancel()
             closed.cancel()
+            await asyncio.gather(get, closed, return_exceptions=True)

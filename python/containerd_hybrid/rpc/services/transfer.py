@@ -74,6 +74,12 @@ class TransferService:
                     ImageExportStream.FromString(request.destination.value),
                     progress,
                 )
+            case "ImageImportStream", "ImageExportStream":
+                await self._echo(
+                    scope,
+                    ImageImportStream.FromString(request.source.value),
+                    ImageExportStream.FromString(request.destination.value),
+                )
             case "ImageStore", "ImageStore":
                 target = ImageStore.FromString(request.destination.value)
                 await self._transferrer.tag(
@@ -135,6 +141,25 @@ class TransferService:
             )
         finally:
             stream.close()
+
+    async def _echo(
+        self,
+        scope: Scope,
+        source: importexport_pb2.ImageImportStream,
+        destination: importexport_pb2.ImageExportStream,
+    ) -> None:
+        """Hand an archive from one stream to the other; clients test their streams with it."""
+        incoming, outgoing = (
+            self._streams.get(scope, source.stream),
+            self._streams.get(scope, destination.stream),
+        )
+        received, sent = _ReceivedBytes(incoming), _SentBytes(outgoing)
+        try:
+            while data := await received.read(_WINDOW):
+                await sent.write(data)
+        finally:
+            incoming.close()
+            await sent.close()
 
     def _progress_stream(self, scope: Scope, request: pb.TransferRequest) -> Stream | None:
         name = request.options.progress_stream
