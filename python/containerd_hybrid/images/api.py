@@ -9,7 +9,6 @@ from typing import Protocol
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
 from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
 
-
 NO_TARGET = Descriptor("", Digest("", ""), 0)
 """The target of an image that only says what to change of another; a store refuses to keep it."""
 

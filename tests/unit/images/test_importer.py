@@ -197,7 +197,11 @@ async def test_digest_names(world: ImageWorld) -> None:
     finish_layout(layout, [descriptor(manifest, OCI_MANIFEST)])
     rules = (ReferenceRule("base", is_prefix=True, add_digest=True),)
     images = await load(world, layout.bytes(), ImportOptions(references=rules))
-    assert list(images) == [f"base@{sha256(manifest)}"]
+    index = sha256(layout.entries["index.json"])
+    assert {name: str(image.target.digest) for name, image in images.items()} == {
+        f"base@{index}": index,
+        f"base@{sha256(manifest)}": sha256(manifest),
+    }
 
 
 async def test_names_beside_that_of_the_index_go_with_it(world: ImageWorld) -> None:
