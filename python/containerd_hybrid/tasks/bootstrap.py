@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from containerd_hybrid.errors import FailedPreconditionError, NotFoundError, UnimplementedError
 from containerd_hybrid.proto.runtime.bootstrap.v1 import bootstrap_pb2
-from containerd_hybrid.tasks.bundle import Bundle, write_private
+from containerd_hybrid.tasks.bundle import Bundle, read_record, write_private
 
 CURRENT_VERSION = 3
 
@@ -70,10 +70,7 @@ def load(bundle: Bundle) -> Endpoint:
         FailedPreconditionError, UnimplementedError: the record cannot be used.
     """
     for name in ("bootstrap.json", "address"):
-        try:
-            data = (bundle.path / name).read_bytes()
-        except FileNotFoundError:
-            continue
+        data = read_record(bundle.path / name)
         if data:
             return parse(data)
     raise NotFoundError(f"the bundle {bundle.path} has no record of a shim")

@@ -22,6 +22,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Bundle:
 
     def shim_path(self) -> Path | None:
         """The shim program that was started for it; None when the record is missing."""
-        text = _read(self.path / _SHIM_PATH)
+        text = read_record(self.path / _SHIM_PATH).decode(errors="replace").strip()
         return Path(text) if text else None
 
     def record_shim_path(self, program: Path) -> None:
@@ -174,6 +175,24 @@ def write_private(path: Path, data: bytes) -> None:
     temporary.rename(path)
 
 
+def read_record(path: Path) -> bytes:
+    """What the file holds; nothing when there is none, or something else of its name.
+
+    A FIFO there would keep a reader, and with it the daemon's start, for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return b""
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
 def mounts_below(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> list[str]:
     """Mount points at or below ``folder`` (proc_pid_mountinfo(5), field 5)."""
     prefix = os.path.realpath(folder)
@@ -227,13 +246,6 @@ def _folders(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(names)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
 
 
 def _mapped_root_group(id: str, spec: AnyValue) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from containerd_hybrid.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 from containerd_hybrid.model.any import AnyValue
-from containerd_hybrid.tasks.bundle import SPEC_TYPE, Bundles, mounts_below
+from containerd_hybrid.tasks.bundle import SPEC_TYPE, Bundles, mounts_below, read_record
 
 SPEC = AnyValue(SPEC_TYPE, b'{"ociVersion":"1.1.0"}')
 
@@ -189,3 +189,13 @@ def test_what_was_recorded(bundles: Bundles) -> None:
     assert bundle.shim_path() == Path("/usr/bin/containerd-shim-runc-v2")
     assert (bundle.path / "shim-binary-path").read_text() == "/usr/bin/containerd-shim-runc-v2"
     assert mode(bundle.path / "shim-binary-path") == 0o600
+
+
+def test_a_record_is_a_file_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    assert read_record(tmp_path / "file") == b"text"
+    for other in ("none", "link", "folder", "fifo", "file/below"):
+        assert read_record(tmp_path / other) == b""
