@@ -421,3 +421,54 @@ fn levels_out_of_range_and_cancelling() {
     };
     assert!(matches!(run(options), Err(Error::Cancelled)));
 }
+
+/// Two overlay mounts over the same layers, as a snapshotter shows parent and snapshot: a file that was
+/// copied up keeps its inode number, and must be found all the same.
+#[test]
+fn overlay_mounts_are_compared_by_inode_and_change_time() {
+    if !is_root() {
+        return;
+    }
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+    };
+    // A mount namespace of this thread's own; its mounts end with it.
+    // SAFETY: the flags concern mounts and the working directory, no memory and no descriptors.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .unwrap();
+    let dir = fast_dir();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["base", "more", "up", "work", "parent", "snapshot"] {
+        create_dir_all(at(name)).unwrap();
+    }
+    for name in ["same", "content", "removed"] {
+        write(at("base").join(name), "1234").unwrap();
+    }
+    write(at("more").join("upper-layer"), "1234").unwrap();
+    date_all(&at("base"), DAY);
+    date_all(&at("more"), DAY);
+    let below = format!("lowerdir={}:{}", at("more").display(), at("base").display());
+    let above = format!(
+        "{below},upperdir={},workdir={}",
+        at("up").display(),
+        at("work").display()
+    );
+    for (point, data) in [("parent", below), ("snapshot", above)] {
+        let data = std::ffi::CString::new(data).unwrap();
+        mount("overlay", at(point), "overlay", MountFlags::empty(), &*data).unwrap();
+    }
+    let snapshot = at("snapshot");
+    assert_eq!(listed(&plain_diff(Some(&at("parent")), &snapshot)), [""; 0]);
+    write(snapshot.join("content"), "4321").unwrap();
+    date(&snapshot.join("content"), DAY);
+    remove_file(snapshot.join("removed")).unwrap();
+    let layer = plain_diff(Some(&at("parent")), &snapshot);
+    assert_eq!(listed(&layer), ["content", ".wh.removed"]);
+    for point in ["snapshot", "parent"] {
+        unmount(at(point), UnmountFlags::empty()).unwrap();
+    }
+}
