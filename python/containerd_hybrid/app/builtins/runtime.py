@@ -127,20 +127,34 @@ def _streams(_: InitContext) -> StreamManager:
 def _transfer(context: InitContext) -> Transferrer:
     from containerd_hybrid.images.exporter import ArchiveExporter
     from containerd_hybrid.images.importer import ArchiveImporter
+    from containerd_hybrid.registry.client import HttpRegistryClient
+    from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
     from containerd_hybrid.transfer.local import LocalTransferrer
+    from containerd_hybrid.transfer.pull import RegistryPull
+    from containerd_hybrid.transfer.push import RegistryPush
+    from containerd_hybrid.transfer.registry import ImageTransfers
     from containerd_hybrid.unpack.pipeline import LayerUnpacker
 
+    config: TransferConfig = context.config
     metadata = context.get(PluginType.METADATA, Metadata)
     applier = context.get(PluginType.SERVICE, Differ, "diff-service").applier
     content, images, leases = metadata.content, metadata.images, metadata.leases
+    unpacker = LayerUnpacker(
+        content, metadata.snapshotters, applier, leases, default=_default(metadata.snapshotters)
+    )
+    registries = HttpRegistryClient(hosts_dir=config.config_path)
+    context.on_close(registries.close)
+    fetches = BlobFetches(content, FetchSettings(downloads=config.max_concurrent_downloads))
     return LocalTransferrer(
         images,
         ArchiveImporter(content, images),
         ArchiveExporter(content, images),
-        LayerUnpacker(
-            content, metadata.snapshotters, applier, leases, default=_default(metadata.snapshotters)
-        ),
+        unpacker,
         leases,
+        ImageTransfers(
+            RegistryPull(content, images, unpacker, leases, registries, fetches),
+            RegistryPush(content, images, registries, config.max_concurrent_uploaded_layers),
+        ),
     )
 
 

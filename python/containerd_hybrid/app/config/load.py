@@ -23,8 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from containerd_hybrid.app.config.bind import Binder, UnknownKey
-from containerd_hybrid.app.config.migrate import RENAMED, leftovers, migrate
-from containerd_hybrid.app.config.model import OLDEST_VERSION, VERSION, Config, Debug, FileConfig
+from containerd_hybrid.app.config.migrate import leftovers, migrate
+from containerd_hybrid.app.config.model import (
+    DEBUG_SERVER,
+    METRICS_SERVER,
+    OLDEST_VERSION,
+    VERSION,
+    Config,
+    Debug,
+    FileConfig,
+)
 from containerd_hybrid.errors import InvalidConfigError
 
 logger = logging.getLogger(__name__)
@@ -79,16 +87,29 @@ class Loader:
                 self._warn(
                     "Ignoring a key of earlier versions: see `config migrate`", file=str(file), key=key
                 )
-        for name in found.plugins:
-            if name not in self._known and name not in RENAMED:
-                self._warn(
-                    "Ignoring the table of a plugin that this program does not have",
-                    file=str(file),
-                    plugin=name,
-                )
         migrated = migrate(found)
+        self._warn_of_missing(found, migrated, file)
         self._check_plugins(migrated.plugins, file)
         return migrated
+
+    def _warn_of_missing(self, found: FileConfig, migrated: FileConfig, file: Path) -> None:
+        """Tables that the file has, and servers that older versions had at the top, but we have not."""
+        for name in migrated.plugins:
+            asked_for = name in found.plugins or name in {DEBUG_SERVER, METRICS_SERVER}
+            if asked_for and name not in self._known:
+                message = "Ignoring the table of a plugin that this program does not have"
+                self._warn(message, file=str(file), plugin=name)
+        if found.proxy_plugins:
+            names = ", ".join(found.proxy_plugins)
+            self._warn(
+                "Ignoring proxy plugins, which this release does not offer", file=str(file), plugins=names
+            )
+        defaults = Config().stream_processors  # which `config default` prints
+        changed = [name for name, it in found.stream_processors.items() if defaults.get(name) != it]
+        if changed:
+            names = ", ".join(changed)
+            message = "Ignoring stream processors, which this release does not offer"
+            self._warn(message, file=str(file), processors=names)
 
     def _check_plugins(self, plugins: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         """Bind every table now, while it is known which file it is from."""
