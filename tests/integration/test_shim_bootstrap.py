@@ -108,7 +108,9 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
     if address.exists():
         socket_of(address.read_text()).unlink(missing_ok=True)
     # runc leaves the folders it made for the container's own.
-    for parent in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token)):
+    cgroups = Path("/sys/fs/cgroup")
+    made = (*cgroups.glob(token), *cgroups.glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token))
+    for parent in made:
         parent.rmdir()
 
 
@@ -247,6 +249,19 @@ def test_a_shim_cgroup_has_to_exist(start: Start, token: str) -> None:
     until(lambda: not shims(token))
 
 
+def test_a_shim_cgroup_is_joined(start: Start, token: str) -> None:
+    root = Path("/sys/fs/cgroup")
+    hierarchies = [root] if (root / "cgroup.controllers").exists() else [root / "pids", root / "memory"]
+    for hierarchy in hierarchies:
+        (hierarchy / token).mkdir()
+    options = options_pb2.Options(shim_cgroup=f"/{token}")
+    asked = Any(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+    assert start(stdin=asked.SerializeToString()).returncode == 0
+    (pid,) = shims(token)
+    for hierarchy in hierarchies:
+        assert (hierarchy / token / "cgroup.procs").read_text().split() == [str(pid)]
+
+
 def test_nothing_is_inherited(start: Start, token: str) -> None:
     read, write = os.pipe()
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -347,7 +362,9 @@ async def test_update_pids_exec_and_checkpoint_of_a_running_container(
 
     resources = Any(type_url="any", value=json.dumps({"pids": {"limit": 77}}).encode())
     await call(client, "Update", pb.UpdateTaskRequest(id="box", resources=resources))
-    limits = [path.read_text().strip() for path in Path("/sys/fs/cgroup").glob(f"**/{token}/box/pids.max")]
+    cgroups = Path("/sys/fs/cgroup")
+    files = (*cgroups.glob(f"{token}/box/pids.max"), *cgroups.glob(f"*/{token}/box/pids.max"))
+    limits = [path.read_text().strip() for path in files]
     assert limits == ["77"]
 
     process = Any(

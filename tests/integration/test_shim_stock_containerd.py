@@ -5,11 +5,13 @@ Every test has a containerd of its own, with folders and a socket of its own.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -63,7 +65,9 @@ def stock(leak_check: LeakCheck, short_folder: Path, token: str) -> Iterator[Sto
     with StockContainerd(folder, environment=environment) as daemon:
         yield daemon
     # runc removes a container's cgroup and state, and leaves the namespace's, which it made for them.
-    for parent in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token)):
+    cgroups = Path("/sys/fs/cgroup")
+    made = (*cgroups.glob(token), *cgroups.glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token))
+    for parent in made:
         parent.rmdir()
 
 
@@ -127,7 +131,8 @@ def shims(ctr: Ctr) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(SHIM.encode()) and ctr.namespace.encode() in words:
+        serving = not {b"start", b"delete"} & set(words)
+        if serving and words[0].endswith(SHIM.encode()) and ctr.namespace.encode() in words:
             found.append(int(path.parent.name))
     return sorted(found)
 
@@ -360,6 +365,27 @@ def test_a_killed_shim_leaves_nothing(ctr: Ctr, detached: Detached, stock: Stock
     assert status(ctr, "box") == ""
     assert not socket.exists()
     assert not Path(f"/run/containerd/runc/{ctr.namespace}/box").exists()
+
+
+def test_shims_killed_at_any_moment_leave_nothing(ctr: Ctr, stock: StockContainerd, token: str) -> None:
+    chance = random.Random(11)
+    for number in range(12):
+        name = f"box{number}"
+        command = ("run", "--rm", "--runtime", RUNTIME, BUSYBOX_IMAGE, name, "sh", "-c", "sleep 0.02")
+        process = ctr.start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not shims(ctr) and process.poll() is None:
+            pass
+        time.sleep(chance.random() * 0.08)  # in the middle of create, start, run or delete
+        for pid in shims(ctr):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        ctr.run("task", "delete", "--force", name)
+        ctr.run("container", "delete", name)
+    # Mounts and processes are looked for after every test.
+    until(lambda: not list(bundle(stock, ctr, "any").parent.glob("box*")))
+    until(lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{token}/box*")))
+    assert not list(Path(f"/run/containerd/runc/{token}").glob("box*"))
 
 
 def test_containers_survive_the_daemon(ctr: Ctr, detached: Detached, stock: StockContainerd) -> None:

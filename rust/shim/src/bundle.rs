@@ -13,6 +13,8 @@ pub const INIT_PID: &str = "init.pid";
 pub const ROOTFS: &str = "rootfs";
 /// The shim's address, read by containerd 1.6 when it comes back.
 pub const ADDRESS: &str = "address";
+/// The serving shim's process id.
+pub const SHIM_PID: &str = "shim.pid";
 
 /// The file for an exec's process id. The prefix keeps an exec named `init` from init's file.
 pub fn exec_pid_name(exec_id: &str) -> String {
@@ -26,6 +28,8 @@ pub struct Spec {
     pub group: Option<String>,
     /// Whether processes may outlive init: when it has no PID namespace of its own.
     pub kill_all_on_exit: bool,
+    /// The cgroup asked for: a path, or, for systemd, three words.
+    pub cgroups_path: String,
 }
 
 /// Annotations that name a group, the first that is present counts.
@@ -55,6 +59,10 @@ impl Spec {
         Self {
             group: group.map(Into::into),
             kill_all_on_exit: !own_pid_namespace,
+            cgroups_path: value["linux"]["cgroupsPath"]
+                .as_str()
+                .unwrap_or_default()
+                .into(),
         }
     }
 }
@@ -101,13 +109,17 @@ mod tests {
     fn the_group_and_the_pid_namespace() {
         let spec = Spec::parse(&json!({
             "annotations": {"io.kubernetes.cri.sandbox-id": "pod", "x": "y"},
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/x"}]}
+            "linux": {
+                "namespaces": [{"type": "pid"}, {"type": "network", "path": "/x"}],
+                "cgroupsPath": "/a/b"
+            }
         }));
         assert_eq!(
             spec,
             Spec {
                 group: Some("pod".into()),
-                kill_all_on_exit: false
+                kill_all_on_exit: false,
+                cgroups_path: "/a/b".into(),
             }
         );
 
@@ -119,7 +131,8 @@ mod tests {
             spec,
             Spec {
                 group: Some("g".into()),
-                kill_all_on_exit: true
+                kill_all_on_exit: true,
+                cgroups_path: String::new(),
             }
         );
 
@@ -127,7 +140,8 @@ mod tests {
             Spec::parse(&json!({})),
             Spec {
                 group: None,
-                kill_all_on_exit: true
+                kill_all_on_exit: true,
+                cgroups_path: String::new(),
             }
         );
     }

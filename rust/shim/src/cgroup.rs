@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// `statfs` type of a cgroup v2 mount.
@@ -110,6 +111,75 @@ pub fn join(path: &str, pid: i32) -> io::Result<()> {
     ))
 }
 
+/// Removes the cgroups of a container whose runtime was killed before it knew them, or after it had
+/// forgotten them.
+///
+/// `path` is what the configuration asks for. Processes in it are killed, but only if its name shows
+/// that it is this container's own, and given `limit` to end; a cgroup still in use then stays.
+pub fn remove_leftover(path: &str, id: &str, limit: Duration) {
+    // Systemd's form is not a path; its units end with their last process.
+    if path.trim_matches('/').is_empty() || path.contains(':') {
+        return;
+    }
+    let own = Path::new(path)
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().contains(id));
+    let deadline = Instant::now() + limit;
+    loop {
+        let folders = folders_of(Path::new(ROOT), path);
+        if own {
+            folders.iter().for_each(|folder| kill_all(folder));
+        }
+        let left = folders.iter().filter(|folder| !remove_tree(folder)).count();
+        if left == 0 || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The folders a cgroup has: one in each v1 hierarchy, or the one of v2.
+fn folders_of(root: &Path, path: &str) -> Vec<PathBuf> {
+    let relative = path.trim_start_matches('/');
+    let mut hierarchies = vec![root.to_owned()];
+    if !is_unified() {
+        let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+        // Links are other names of the same hierarchies.
+        hierarchies = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+    }
+    hierarchies
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(relative))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+fn kill_all(folder: &Path) {
+    let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for pid in text
+        .lines()
+        .filter_map(|line| line.parse::<i32>().ok())
+        .filter(|pid| *pid > 1)
+    {
+        // SAFETY: sends a signal; no memory is passed.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
+/// Removes a cgroup and those below it; whether nothing of it is left.
+fn remove_tree(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    std::fs::remove_dir(folder).is_ok() || !folder.exists()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +203,36 @@ mod tests {
         let root = Path::new("/cg");
         assert_eq!(parse_v2("0::/a/b\n", root), Some("/cg/a/b".into()));
         assert_eq!(parse_v2("1:cpu:/x\n", root), None);
+    }
+
+    #[test]
+    fn a_leftover_is_removed_with_what_is_below_it() {
+        let name = format!("shim-test-{}", std::process::id());
+        let path = format!("/{name}/box");
+        let hierarchy = match Cgroup::of(std::process::id() as i32) {
+            Ok(Cgroup::V1(_)) => Path::new(ROOT).join("pids"),
+            _ => PathBuf::from(ROOT),
+        };
+        let parent = hierarchy.join(&name);
+        if std::fs::create_dir_all(parent.join("box/below")).is_err() {
+            // Not root, or no cgroup file system to write to: nothing to show here.
+            return;
+        }
+        let mut spawn = crate::spawn::Spawn::new("sleep").unwrap();
+        spawn.arg("1000").unwrap();
+        let pid = spawn.spawn().unwrap();
+        std::fs::write(parent.join("box/below/cgroup.procs"), pid.to_string()).unwrap();
+        // A process below is nobody's to kill: the cgroup stays.
+        remove_leftover(&path, "other", Duration::ZERO);
+        assert!(parent.join("box/below").exists());
+        std::fs::write(parent.join("box/cgroup.procs"), pid.to_string()).unwrap();
+        // SAFETY: reaps the child of this test as soon as it is killed.
+        let reaper = std::thread::spawn(move || unsafe {
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        });
+        remove_leftover(&path, "box", Duration::from_secs(10));
+        reaper.join().unwrap();
+        assert!(!parent.join("box").exists());
+        std::fs::remove_dir(parent).unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! most): so it looks before it starts a program, and never waits without a limit.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use prost::Message;
@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::socket;
 use crate::bundle;
+use crate::cgroup;
 use crate::clock;
 use crate::flags::Flags;
 use crate::log::{self, warn};
@@ -24,6 +25,10 @@ use crate::runtime::{Call, Result as RuntimeResult, Runtime, RuntimeError};
 
 /// How long the runtime may take.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
+/// How long a dying shim may take.
+const DEATH_LIMIT: Duration = Duration::from_millis(500);
+/// How long the processes of a leftover cgroup may take to end.
+const LEFTOVER_LIMIT: Duration = Duration::from_millis(300);
 /// What a process ends with that was killed with its shim.
 const KILLED: u32 = 128 + libc::SIGKILL as u32;
 
@@ -37,6 +42,10 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     let bundle = cwd.parent().unwrap_or(Path::new("/")).join(&flags.id);
     let bundle = if bundle.is_dir() { bundle } else { cwd };
 
+    let socket = dead_socket(&bundle);
+    if socket.is_some() {
+        await_death(&bundle);
+    }
     let pid = bundle::read_pid(&bundle.join(bundle::INIT_PID)).unwrap_or(0);
     match options::load(&bundle) {
         Err(e) => warn!("options of {}: {e}", flags.id),
@@ -57,7 +66,13 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     if let Err(e) = mounts::unmount_all(&bundle.join(bundle::ROOTFS)) {
         warn!("failed to cleanup rootfs mount: {e}");
     }
-    remove_dead_socket(&bundle);
+    if let Ok(spec) = bundle::Spec::read(&bundle) {
+        cgroup::remove_leftover(&spec.cgroups_path, &flags.id, LEFTOVER_LIMIT);
+    }
+    // A shim that was killed could not remove it.
+    if let Some(path) = socket {
+        let _ = std::fs::remove_file(path);
+    }
     let response = DeleteResponse {
         pid: u32::try_from(pid).unwrap_or(0),
         exit_status: KILLED,
@@ -116,15 +131,30 @@ fn kill_leftover(pid: i32, id: &str) {
     }
 }
 
-/// A shim that was killed could not remove its socket. A group's may still be served.
-fn remove_dead_socket(bundle: &Path) {
-    let Ok(address) = std::fs::read_to_string(bundle.join(bundle::ADDRESS)) else {
+/// The bundle's socket if nobody serves it. A group's may be served still, for others.
+fn dead_socket(bundle: &Path) -> Option<PathBuf> {
+    let address = std::fs::read_to_string(bundle.join(bundle::ADDRESS)).ok()?;
+    let path = PathBuf::from(address.trim().strip_prefix("unix://")?);
+    (path.exists() && socket::is_served(&path).is_ok_and(|served| !served)).then_some(path)
+}
+
+/// Waits until a dying shim is gone. Its socket closes early in its death, the runtime programs it
+/// was running are killed late in it; before that they could go on making what is cleaned up here.
+fn await_death(bundle: &Path) {
+    let Ok(pid) = bundle::read_pid(&bundle.join(bundle::SHIM_PID)) else {
         return;
     };
-    let Some(path) = address.trim().strip_prefix("unix://").map(Path::new) else {
-        return;
+    let deadline = Instant::now() + DEATH_LIMIT;
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        // The number may be another program's by now. A zombie has told its children.
+        stat.contains("(containerd-shim") && !matches!(state, Some('Z' | 'X'))
     };
-    if path.exists() && socket::is_served(path).is_ok_and(|served| !served) {
-        let _ = std::fs::remove_file(path);
+    while lives() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

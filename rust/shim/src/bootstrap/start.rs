@@ -40,8 +40,11 @@ pub fn run(flags: &Flags) -> Result<(), String> {
         let started = launch(flags, &params, &listener, &bundle).inspect_err(|_| {
             let _ = std::fs::remove_file(&path);
         })?;
-        // containerd up to 1.4 looks for it.
-        let _ = bundle::write_atomic(Path::new("shim.pid"), started.to_string().as_bytes());
+        // containerd up to 1.4 looks for it, and `delete`.
+        let _ = bundle::write_atomic(
+            &bundle.join(bundle::SHIM_PID),
+            started.to_string().as_bytes(),
+        );
     }
     // containerd 1.6 reads it when it comes back; `delete` looks there for a dead shim's socket.
     bundle::write_atomic(&bundle.join(bundle::ADDRESS), address.as_bytes())

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::bundle::{self, Spec};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::container::{Checkpoint, Container, KillAll};
 use crate::event_names as names;
 use crate::log::warn;
@@ -242,6 +243,9 @@ impl Shim {
                     e.during("failed to delete after a failed create")
                 );
             }
+            // Once, not waiting: the loop has others to serve.
+            let path = &draft.spec.cgroups_path;
+            cgroup::remove_leftover(path, &draft.request.id, Duration::ZERO);
             shim.undo_create(draft, reply, status);
         });
     }
