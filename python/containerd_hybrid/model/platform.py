@@ -54,7 +54,7 @@ class Platform:
         return cls(_host.system().lower(), _host.machine().lower()).normalized()
 
     def normalized(self) -> Platform:
-        """Aliases replaced by their canonical names; default variants dropped (arm64/v8) or added (arm/v7)."""
+        """Aliases replaced by canonical names; default variants dropped (arm64/v8) or added (arm/v7)."""
         architecture, variant = _ARCHITECTURES.get(self.architecture, (self.architecture, ""))
         variant = self.variant or variant
         if variant in {"5", "6", "7", "8"}:

@@ -1,4 +1,4 @@
-"""Image references: ``host[:port]/path[:tag][@digest]`` (the grammar of github.com/distribution/reference)."""
+"""Image references: ``host[:port]/path[:tag][@digest]``, as github.com/distribution/reference reads them."""
 
 from __future__ import annotations
 
