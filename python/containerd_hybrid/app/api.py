@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from containerd_hybrid.errors import HybridError
 from containerd_hybrid.model import Platform
+from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.rpc.api import Service
 
 T = TypeVar("T")
@@ -136,6 +137,7 @@ class PluginStatus:
 
     plugin: Plugin
     error: HybridError | None = None
+    instance: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,19 @@ class Reloadable(Protocol):
 
     def reload(self, config: Any) -> None:
         """Work with ``config`` from now on."""
+        ...
+
+
+@runtime_checkable
+class InformingPlugin(Protocol):
+    """A plug-in with more to say than what it is made of (Introspection.PluginInfo with options)."""
+
+    async def plugin_info(self, options: AnyValue) -> AnyValue:
+        """Answer a question whose type is the plug-in's own.
+
+        Raises:
+            UnimplementedError: not a question for this plug-in.
+        """
         ...
 
 

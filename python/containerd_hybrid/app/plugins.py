@@ -132,7 +132,7 @@ class PluginGraph:
 
     def statuses(self) -> list[PluginStatus]:
         """Every plug-in that had its turn, in that order."""
-        return [PluginStatus(made.plugin, made.error) for made in self._made.values()]
+        return [PluginStatus(made.plugin, made.error, made.instance) for made in self._made.values()]
 
     def get(self, type: PluginType, kind: type[T], id: str | None = None) -> T:
         """See :meth:`containerd_hybrid.app.api.InitContext.get`."""

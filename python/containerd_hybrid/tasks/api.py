@@ -88,6 +88,21 @@ class CreateTask:
     runtime_path: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """What a runtime's shim says of itself and of its OCI runtime (``-info``).
+
+    ``features`` is that runtime's own account (OCI runtime spec, features.md), None when it has none.
+    """
+
+    name: str
+    version: str = ""
+    revision: str = ""
+    options: AnyValue | None = None
+    features: AnyValue | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
 class TaskManager(Protocol):
     """Tasks of a namespace.
 
@@ -147,6 +162,15 @@ class TaskManager(Protocol):
     async def checkpoint(
         self, scope: Scope, container_id: str, path: str, options: AnyValue | None
     ) -> None: ...
+
+    async def runtime_info(self, runtime_path: str, options: AnyValue | None = None) -> RuntimeInfo:
+        """Ask the shim of a runtime, given by name or absolute path. Not tied to any namespace.
+
+        Raises:
+            NotFoundError, InvalidArgumentError: there is no such runtime, or none can be.
+            UnknownError: the shim failed, or cannot say (those of containerd 1.6).
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

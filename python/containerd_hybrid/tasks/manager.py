@@ -27,12 +27,14 @@ from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.model.filters import FieldLookup, Filters
 from containerd_hybrid.model.identifiers import validate_identifier
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
+from containerd_hybrid.tasks import information
 from containerd_hybrid.tasks.api import (
     CreateTask,
     Exit,
     Metric,
     Process,
     ProcessInfo,
+    RuntimeInfo,
     Status,
     Stdio,
 )
@@ -62,6 +64,7 @@ class ShimTaskManager:
         launcher: Launcher,
     ) -> None:
         self._containers = containers
+        self._runtimes = runtimes
         self._launcher = launcher
         self._table = launcher.table
         self._timeouts = launcher.timeouts
@@ -235,6 +238,15 @@ class ShimTaskManager:
         shim = await self._shim(scope, container_id)
         request = pb.CheckpointTaskRequest(id=container_id, path=path, options=any_to_wire(options))
         await self._call(shim, "Checkpoint", request, Empty)
+
+    async def runtime_info(self, runtime_path: str, options: AnyValue | None = None) -> RuntimeInfo:
+        """What the shim of a runtime says of itself."""
+        program = await asyncio.to_thread(self._runtimes.resolve, runtime_path)
+        return information.from_program(await self._launcher.programs.info(program, options))
+
+    async def plugin_info(self, options: AnyValue) -> AnyValue:
+        """Answers introspection; see :mod:`containerd_hybrid.tasks.information`."""
+        return information.write_info(await self.runtime_info(*information.read_request(options)))
 
     async def close(self) -> None:
         """Let go of all shims, which live on with their containers."""

@@ -8,16 +8,18 @@ import uuid
 from pathlib import Path
 from typing import ClassVar
 
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2, status_pb2
 
-from containerd_hybrid.app.api import PluginCatalog, PluginStatus
-from containerd_hybrid.errors import NotFoundError, UnimplementedError
+from containerd_hybrid.app.api import InformingPlugin, PluginCatalog, PluginStatus
+from containerd_hybrid.errors import FailedPreconditionError, NotFoundError, UnimplementedError
 from containerd_hybrid.model import filters
+from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.wire import platform_to_wire
+from containerd_hybrid.wire import any_from_wire, any_to_wire, platform_to_wire
 
 
 class IntrospectionService:
@@ -40,14 +42,38 @@ class IntrospectionService:
         return pb.ServerResponse(uuid=identity, pid=os.getpid(), pidns=self._pid_namespace)
 
     async def plugin_info(self, request: pb.PluginInfoRequest, call: CallContext) -> pb.PluginInfoResponse:
+        asked = (request.type, request.id)
+        options = any_from_wire(request.options)
+        if options is not None:
+            _require_known(options)
         for status in self._catalog.statuses():
-            if (status.plugin.type, status.plugin.id) == (request.type, request.id):
-                if request.HasField("options"):
-                    raise UnimplementedError(
-                        f"plugin {request.type}.{request.id} does not provide extra information"
-                    )
-                return pb.PluginInfoResponse(plugin=_to_wire(status))
+            if (status.plugin.type, status.plugin.id) == asked:
+                extra = await _extra(status, options) if options is not None else None
+                return pb.PluginInfoResponse(plugin=_to_wire(status), extra=any_to_wire(extra))
         raise NotFoundError(f"plugin {request.type}.{request.id} not found: not found")
+
+
+def _require_known(options: AnyValue) -> None:
+    """A type that nobody here knows is told apart from one that the plug-in does not take."""
+    try:
+        descriptor_pool.Default().FindMessageTypeByName(options.type_name)
+    except KeyError:
+        raise NotFoundError(
+            f"failed to unmarshal plugin info Options: type with url {options.type_url}: not found"
+        ) from None
+
+
+async def _extra(status: PluginStatus, options: AnyValue) -> AnyValue:
+    if status.error is not None:
+        raise FailedPreconditionError(
+            f"cannot get extra info, plugin {status.plugin.uri} not successfully loaded"
+            f" ({status.error.message}): failed precondition"
+        )
+    if not isinstance(status.instance, InformingPlugin):
+        raise UnimplementedError(
+            f"plugin {status.plugin.uri} does not provide extra information: not implemented"
+        )
+    return await status.instance.plugin_info(options)
 
 
 def _to_wire(status: PluginStatus) -> pb.Plugin:
