@@ -123,6 +123,11 @@ impl Process {
         }
     }
 
+    /// Whether it is an exec that ended without having had a process.
+    pub fn never_ran(&self) -> bool {
+        !self.is_init() && self.pid == 0 && self.exit.is_some()
+    }
+
     pub fn exit_status(&self) -> u32 {
         self.exit.map_or(0, |exit| exit.status)
     }

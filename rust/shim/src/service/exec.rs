@@ -38,10 +38,12 @@ impl Shim {
             return Err(Status::already_exists(format!("id {exec_id}")));
         }
         let init = container.init;
+        // What has been told counts, as for containerd's clients: an init whose exit waits for execs
+        // that are being started takes more of them, and those fail when they are started.
         match self
             .processes
             .get(&init)
-            .map_or(Phase::Deleted, Process::phase)
+            .map_or(Phase::Deleted, |init| init.phase)
         {
             Phase::Created | Phase::Running => {}
             Phase::CreatedFromCheckpoint => {

@@ -1,5 +1,6 @@
 //! State of a process.
 
+use crate::clock;
 use crate::process::Phase;
 use crate::proto::containerd::task::v3::{StateRequest, StateResponse};
 use crate::proto::containerd::v1::types::Status as TaskStatus;
@@ -29,6 +30,8 @@ impl Shim {
             .is_some_and(|p| p.phase() == Phase::Paused);
         let p = self.process(id)?;
         let status = match p.phase() {
+            // An exec whose start failed never ran; it is still what it was.
+            Phase::Stopped if p.never_ran() => TaskStatus::Created,
             // As the container goes, so do all of its processes.
             Phase::Stopped | Phase::Deleted => TaskStatus::Stopped,
             _ if pausing => TaskStatus::Pausing,
@@ -46,8 +49,12 @@ impl Shim {
             stdout: p.stdio.stdout.clone(),
             stderr: p.stdio.stderr.clone(),
             terminal: p.stdio.terminal,
-            exit_status: p.exit_status(),
-            exited_at: Some(p.exited_at()),
+            exit_status: if p.never_ran() { 0 } else { p.exit_status() },
+            exited_at: Some(if p.never_ran() {
+                clock::NEVER
+            } else {
+                p.exited_at()
+            }),
             exec_id: request.exec_id.clone(),
         })
     }
