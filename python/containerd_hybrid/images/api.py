@@ -8,6 +8,8 @@ from typing import Protocol
 
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
 from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
+from containerd_hybrid.model.descriptor import is_index, is_layer
+from containerd_hybrid.model.labels import GC_REF_CONTENT
 
 NO_TARGET = Descriptor("", Digest("", ""), 0)
 """The target of an image that only says what to change of another; a store refuses to keep it."""
@@ -138,6 +140,21 @@ class ImageExporter(Protocol):
     ) -> AsyncIterator[bytes]:
         """The archive's bytes, in pieces. NotFoundError names the image or blob that is not here."""
         ...
+
+
+def child_label(parent: Descriptor, child: Descriptor, position: int) -> str:
+    """The label by which the collector follows a manifest or index to its child at ``position``.
+
+    Children are counted as they are listed, config first: ``….m.N`` of an index, ``….config`` and
+    ``….l.N`` of a manifest.
+    """
+    if is_index(parent.media_type):
+        kind = f"m.{position}"
+    elif position == 0:
+        kind = "config"
+    else:
+        kind = f"l.{position - 1}" if is_layer(child.media_type) else f"b.{position - 1}"
+    return f"{GC_REF_CONTENT}.{kind}"
 
 
 async def put_image(images: ImageStore, scope: Scope, image: Image, fieldpaths: Sequence[str] = ()) -> Image:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
+from containerd_hybrid.images.api import child_label
 from containerd_hybrid.model import Descriptor, Platform, Scope
-from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
+from containerd_hybrid.model.descriptor import is_index, is_manifest
 from containerd_hybrid.model.manifest import Index, parse_manifest_or_index
 from containerd_hybrid.model.platform import match_rank
 
-_REFERENCE_LABEL = "containerd.io/gc.ref.content"
 # Deeper nesting than any real image has; a bound for archives that are made to hurt.
 _MAX_DEPTH = 8
 
@@ -57,7 +57,7 @@ async def _label(
             continue
         if is_index(child.media_type) or is_manifest(child.media_type):
             await _label(content, scope, child, platforms, depth + 1)
-        labels[f"{_REFERENCE_LABEL}.{_kind(parent, child, position)}"] = str(child.digest)
+        labels[child_label(parent, child, position)] = str(child.digest)
     if missing and not (sparse and labels):
         raise NotFoundError(
             f"{missing[0].media_type or 'blob'} {missing[0].digest} of {parent.digest} is missing: "
@@ -80,11 +80,3 @@ def _wanted(child: Descriptor, platforms: Sequence[Platform]) -> bool:
         return True
     return any(match_rank(wanted, child.platform) is not None for wanted in platforms)
 
-
-def _kind(parent: Descriptor, child: Descriptor, position: int) -> str:
-    """The label's last part as containerd writes it: ``m.N``, ``config``, ``l.N``."""
-    if is_index(parent.media_type):
-        return f"m.{position}"
-    if position == 0:
-        return "config"
-    return f"l.{position - 1}" if is_layer(child.media_type) else f"b.{position - 1}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from containerd_hybrid.images.api import ArchiveSource, Image, ImportOptions
+from containerd_hybrid.images.api import ArchiveSource, Image, ImportOptions, ReferenceRule
 from containerd_hybrid.model import Descriptor, Platform, Scope
+from containerd_hybrid.registry.api import RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,64 @@ class UnpackTarget:
     snapshotter: str = ""
 
 
-class Transferrer(Protocol):
-    """The transfers this daemon can do; the registry's join with the registry client."""
+@dataclass(frozen=True, slots=True)
+class RegistryPlace:
+    """An image in a registry, and how to reach it."""
+
+    reference: str
+    options: RegistryOptions = field(default_factory=RegistryOptions)
+
+    def __str__(self) -> str:
+        return f"OCI Registry ({self.reference})"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTarget:
+    """What of an image to keep, and under which names.
+
+    No ``platforms`` means all. ``all_metadata`` also keeps manifests and configs of the others, without
+    layers. ``manifest_limit`` (0: none) bounds how many manifests of an index are taken, best first.
+    """
+
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platforms: tuple[Platform, ...] = ()
+    all_metadata: bool = False
+    manifest_limit: int = 0
+    references: tuple[ReferenceRule, ...] = ()
+
+
+class RegistryTransfers(Protocol):
+    """Transfers between registries and the image store."""
+
+    async def pull(
+        self,
+        scope: Scope,
+        source: RegistryPlace,
+        target: StoreTarget,
+        unpack: Sequence[UnpackTarget] = (),
+        progress: ProgressSink | None = None,
+    ) -> Sequence[Image]:
+        """Fetch what is not here, unpack it, and then name it.
+
+        Cancelled or failed, no image is named, and what was fetched of a blob is kept for the next time.
+        """
+        ...
+
+    async def push(
+        self,
+        scope: Scope,
+        name: str,
+        target: RegistryPlace,
+        platforms: Sequence[Platform] = (),
+        progress: ProgressSink | None = None,
+    ) -> None:
+        """Upload what the registry does not have: blobs, then manifests, then indexes."""
+        ...
+
+
+class Transferrer(RegistryTransfers, Protocol):
+    """The transfers this daemon can do."""
 
     async def import_images(
         self,

@@ -1,9 +1,10 @@
-"""Transfers between archives and this daemon's image store."""
+"""Transfers of this daemon: archives and names here, registries by who knows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from containerd_hybrid.errors import UnimplementedError
 from containerd_hybrid.images.api import (
     ArchiveSource,
     Image,
@@ -15,7 +16,15 @@ from containerd_hybrid.images.api import (
 )
 from containerd_hybrid.leases.api import LeaseManager, protected
 from containerd_hybrid.model import Descriptor, Platform, Scope
-from containerd_hybrid.transfer.api import ArchiveSink, Progress, ProgressSink, UnpackTarget
+from containerd_hybrid.transfer.api import (
+    ArchiveSink,
+    Progress,
+    ProgressSink,
+    RegistryPlace,
+    RegistryTransfers,
+    StoreTarget,
+    UnpackTarget,
+)
 from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
 
 
@@ -29,12 +38,14 @@ class LocalTransferrer:
         exporter: ImageExporter,
         unpacker: Unpacker,
         leases: LeaseManager,
+        registries: RegistryTransfers | None = None,
     ) -> None:
         self._images = images
         self._importer = importer
         self._exporter = exporter
         self._unpacker = unpacker
         self._leases = leases
+        self._registries = registries
 
     async def import_images(
         self,
@@ -96,6 +107,31 @@ class LocalTransferrer:
             if source == target:
                 return image
             return await put_image(self._images, held, Image(target, image.target, image.labels))
+
+    async def pull(
+        self,
+        scope: Scope,
+        source: RegistryPlace,
+        target: StoreTarget,
+        unpack: Sequence[UnpackTarget] = (),
+        progress: ProgressSink | None = None,
+    ) -> Sequence[Image]:
+        return await self._registry_transfers().pull(scope, source, target, unpack, progress)
+
+    async def push(
+        self,
+        scope: Scope,
+        name: str,
+        target: RegistryPlace,
+        platforms: Sequence[Platform] = (),
+        progress: ProgressSink | None = None,
+    ) -> None:
+        await self._registry_transfers().push(scope, name, target, platforms, progress)
+
+    def _registry_transfers(self) -> RegistryTransfers:
+        if self._registries is None:
+            raise UnimplementedError("this daemon has no registry client: it moves archives only")
+        return self._registries
 
     async def _unpack(
         self, scope: Scope, image: Descriptor, targets: Sequence[UnpackTarget], tell: ProgressSink

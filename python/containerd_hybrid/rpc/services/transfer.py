@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from containerd_hybrid.errors import InvalidArgumentError, UnavailableError, UnimplementedError
-from containerd_hybrid.images.api import ImportOptions, ReferenceRule
+from containerd_hybrid.images.api import ImportOptions
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.services.transfer.v1 import transfer_pb2 as pb
@@ -20,9 +20,11 @@ from containerd_hybrid.proto.types.transfer import (
     imagestore_pb2,
     importexport_pb2,
     progress_pb2,
+    registry_pb2,
     streaming_pb2,
 )
 from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.services.transfer_registry import reference_rules, registry_place, store_target
 from containerd_hybrid.streaming.api import Stream, StreamManager
 from containerd_hybrid.transfer.api import Progress, ProgressSink, Transferrer, UnpackTarget
 from containerd_hybrid.wire import descriptor_to_wire, platform_from_wire
@@ -37,6 +39,7 @@ M = TypeVar("M", bound=Message)
 ImageStore = imagestore_pb2.ImageStore
 ImageImportStream = importexport_pb2.ImageImportStream
 ImageExportStream = importexport_pb2.ImageExportStream
+OCIRegistry = registry_pb2.OCIRegistry
 
 
 class TransferService:
@@ -87,6 +90,20 @@ class TransferService:
                     ImageStore.FromString(request.source.value).name,
                     target.name,
                     _unpack_targets(target),
+                    progress,
+                )
+            case "OCIRegistry", "ImageStore":
+                await self._pull(
+                    scope,
+                    OCIRegistry.FromString(request.source.value),
+                    ImageStore.FromString(request.destination.value),
+                    progress,
+                )
+            case "ImageStore", "OCIRegistry":
+                await self._push(
+                    scope,
+                    ImageStore.FromString(request.source.value),
+                    OCIRegistry.FromString(request.destination.value),
                     progress,
                 )
             case _:
@@ -161,6 +178,29 @@ class TransferService:
             incoming.close()
             await sent.close()
 
+    async def _pull(
+        self,
+        scope: Scope,
+        source: registry_pb2.OCIRegistry,
+        destination: imagestore_pb2.ImageStore,
+        progress: ProgressSink,
+    ) -> None:
+        async with registry_place(source, scope, self._streams) as place:
+            await self._transferrer.pull(
+                scope, place, store_target(destination), _unpack_targets(destination), progress
+            )
+
+    async def _push(
+        self,
+        scope: Scope,
+        source: imagestore_pb2.ImageStore,
+        destination: registry_pb2.OCIRegistry,
+        progress: ProgressSink,
+    ) -> None:
+        async with registry_place(destination, scope, self._streams) as place:
+            platforms = [platform_from_wire(platform) for platform in source.platforms]
+            await self._transferrer.push(scope, source.name, place, platforms, progress)
+
     def _progress_stream(self, scope: Scope, request: pb.TransferRequest) -> Stream | None:
         name = request.options.progress_stream
         return self._streams.get(scope, name) if name else None
@@ -176,17 +216,7 @@ def _unpack_targets(store: imagestore_pb2.ImageStore) -> list[UnpackTarget]:
 
 
 def _import_options(store: imagestore_pb2.ImageStore) -> ImportOptions:
-    rules = tuple(
-        ReferenceRule(
-            reference.name,
-            reference.is_prefix,
-            reference.allow_overwrite,
-            reference.add_digest,
-            reference.skip_named_digest,
-        )
-        for reference in store.extra_references
-    )
-    return ImportOptions(store.name, rules, dict(store.labels))
+    return ImportOptions(store.name, reference_rules(store), dict(store.labels))
 
 
 def _pack(message: Message) -> AnyValue:

@@ -1,0 +1,1 @@
+"""Registries: hosts, authorisation, transport, and the calls of the distribution spec."""

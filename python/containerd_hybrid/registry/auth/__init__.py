@@ -1,0 +1,1 @@
+"""How a registry is told who we are, one scheme a file."""

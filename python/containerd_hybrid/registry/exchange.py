@@ -1,0 +1,140 @@
+"""Requests to the hosts of a registry: authorised, repeated when that may help, warnings handed on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Container, Mapping, Sequence
+from urllib.parse import urlencode, urlsplit
+
+from containerd_hybrid.errors import UnauthenticatedError, UnavailableError
+from containerd_hybrid.registry.auth.authenticator import Authenticator
+from containerd_hybrid.registry.auth.challenge import parse_challenges
+from containerd_hybrid.registry.auth.steps import TokenReply, TokenRequest
+from containerd_hybrid.registry.endpoint import Endpoint
+from containerd_hybrid.registry.failures import failure
+from containerd_hybrid.registry.http import Request, Response, shown_url
+from containerd_hybrid.registry.retry import RETRIED, RetryPolicy
+from containerd_hybrid.registry.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_MAX_TOKEN_BYTES = 1 << 20
+_WARNING = re.compile(r'299 - "((?:[^"\\]|\\.)*)"')
+
+
+class Exchange:
+    """The requests of one operation."""
+
+    def __init__(
+        self, transport: Transport, retry: RetryPolicy, headers: Mapping[str, str], registry: str
+    ) -> None:
+        self.retry = retry
+        self._transport = transport
+        self._headers = headers
+        self._registry = registry
+        self._warned: set[str] = set()
+
+    async def open(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        authenticator: Authenticator,
+        scopes: Sequence[str],
+        *,
+        doing: str,
+        accept: Container[int] = (200,),
+        attempts: int | None = None,
+    ) -> Response:
+        """The answer, if its status is one of ``accept``; who takes it closes it.
+
+        ``attempts`` is 1 where another host can be asked instead.
+
+        Raises:
+            HybridError: see :mod:`containerd_hybrid.registry.failures`.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            last = not request.repeatable or attempt == attempts
+            try:
+                response = await self._authorised(endpoint, request, authenticator, scopes)
+            except UnavailableError as error:
+                delay = None if last else self.retry.delay(attempt)
+                if delay is None:
+                    raise UnavailableError(f"cannot {doing}: {error.message}") from error
+            except UnauthenticatedError as error:
+                raise UnauthenticatedError(f"cannot {doing}: {error.message}") from error
+            else:
+                self._warn(endpoint, response)
+                if response.status in accept:
+                    return response
+                retried = response.status in RETRIED and not last
+                after = response.header("Retry-After")
+                delay = self.retry.delay(attempt, after) if retried else None
+                if delay is None:
+                    raise await failure(doing, response)
+                response.close()
+            logger.info("registry asked again", extra={"url": shown_url(request.url), "seconds": delay})
+            await self.retry.sleep(delay)
+
+    async def ask_token_server(self, endpoint: Endpoint, asked: TokenRequest) -> TokenReply:
+        """One step of an authorisation scheme. What the host of the token is told stays with it."""
+        body = urlencode(asked.form).encode() if asked.form is not None else None
+        headers = dict(asked.headers)
+        if body is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded; charset=utf-8"
+        request = Request("POST" if body is not None else "GET", asked.url, headers, body)
+        is_own = urlsplit(asked.url).netloc == endpoint.host
+        server = endpoint if is_own else Endpoint("https", urlsplit(asked.url).netloc, tls=endpoint.tls)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = await self._transport.open(server, request)
+            except UnavailableError:
+                delay = self.retry.delay(attempt)
+                if delay is None:
+                    raise
+            else:
+                delay = None
+                if response.status in RETRIED:
+                    delay = self.retry.delay(attempt, response.header("Retry-After"))
+                if delay is None:
+                    try:
+                        return TokenReply(response.status, await response.read(_MAX_TOKEN_BYTES))
+                    finally:
+                        response.close()
+                response.close()
+            await self.retry.sleep(delay)
+
+    async def _authorised(
+        self, endpoint: Endpoint, request: Request, authenticator: Authenticator, scopes: Sequence[str]
+    ) -> Response:
+        header = await authenticator.header(endpoint, scopes)
+        response = await self._transport.open(endpoint, self._complete(request, header))
+        if response.status != 401 or response.is_foreign:
+            return response
+        challenges = parse_challenges(response.headers("WWW-Authenticate"))
+        if not challenges or not await authenticator.challenged(endpoint, challenges, scopes, header):
+            return response
+        response.close()
+        header = await authenticator.header(endpoint, scopes)
+        return await self._transport.open(endpoint, self._complete(request, header))
+
+    def _complete(self, request: Request, authorisation: str) -> Request:
+        headers = {**self._headers, **request.headers}
+        if authorisation:
+            headers["Authorization"] = authorisation
+        return request.with_headers(headers)
+
+    def _warn(self, endpoint: Endpoint, response: Response) -> None:
+        """Hand on what a registry has to say to its users (distribution spec, "Warnings"), each text once."""
+        for value in response.headers("Warning"):
+            for text in _WARNING.findall(value):
+                if text not in self._warned:
+                    self._warned.add(text)
+                    shown = "".join(mark if mark.isprintable() else " " for mark in text)[:512]
+                    logger.warning(
+                        "registry warns: %s", shown, extra={"host": endpoint.host, "registry": self._registry}
+                    )

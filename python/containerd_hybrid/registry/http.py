@@ -1,0 +1,93 @@
+"""Requests and answers as the rest of the package sees them, whatever carries them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+UploadBody: TypeAlias = Callable[[], AsyncIterator[bytes]]
+"""Begins the body anew; a redirect or a new token sends it once more."""
+
+OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``url`` is absolute and goes out as it is. ``upload`` has ``length`` bytes.
+
+    ``headers`` are the request's own; those of the host and the authorisation are added by who sends it.
+    ``repeatable``: sending it again after a failure whose effect is unknown does no harm.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    upload: UploadBody | None = None
+    length: int = 0
+    repeatable: bool = True
+
+    def with_headers(self, headers: Mapping[str, str]) -> Request:
+        return replace(self, headers={**self.headers, **headers})
+
+    @property
+    def shown(self) -> str:
+        """For messages: without the query, which may be signed."""
+        return f"{self.method} {shown_url(self.url)}"
+
+
+class Response(Protocol):
+    """An answer whose body is still to be read. Header names are in lower case."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a redirect led to another host than the one that was asked."""
+        ...
+
+    def header(self, name: str) -> str: ...
+
+    def headers(self, name: str) -> list[str]: ...
+
+    async def chunk(self) -> bytes:
+        """Some bytes of the body, empty at its end.
+
+        Raises:
+            UnavailableError: the connection broke, or nothing came for too long.
+        """
+        ...
+
+    def unread(self, data: bytes) -> None:
+        """Give back the end of the last chunk; the next one begins with it."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            ResourceExhaustedError: it is longer than ``limit``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up the connection, or give it back when the body was read."""
+        ...
+
+
+def shown_url(url: str) -> str:
+    """A URL without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what authorisation is for."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

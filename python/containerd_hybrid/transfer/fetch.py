@@ -1,0 +1,179 @@
+"""Blobs from a registry into the content store: each once, resumable, visible only when it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from containerd_hybrid.content.api import ContentStore, Ingest
+from containerd_hybrid.errors import (
+    AlreadyExistsError,
+    DigestMismatchError,
+    HybridError,
+    NotFoundError,
+    SizeMismatchError,
+    UnavailableError,
+)
+from containerd_hybrid.model import Descriptor, Digest, Scope
+from containerd_hybrid.registry.api import Fetcher
+from containerd_hybrid.transfer.progress import ref_key
+
+# A connection that brought so much before it broke is worth being opened again, however often.
+_PROGRESS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """``attempts``: failures in a row without progress. ``downloads``: bodies received at once."""
+
+    downloads: int = 3
+    attempts: int = 5
+    first_seconds: float = 0.5
+    most_seconds: float = 10.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class BlobFetches:
+    """All fetches of this daemon; two of one blob wait for each other, and the second finds it there."""
+
+    def __init__(self, content: ContentStore, settings: FetchSettings | None = None) -> None:
+        self._content = content
+        self._settings = settings or FetchSettings()
+        self._slots = asyncio.Semaphore(max(1, self._settings.downloads))
+        self._turns: dict[Digest, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waiting: dict[Digest, int] = defaultdict(int)
+
+    async def fetch(
+        self,
+        scope: Scope,
+        source: Fetcher,
+        blob: Descriptor,
+        progress: Callable[[int], None] | None = None,
+    ) -> bool:
+        """Make the namespace have the blob; False when it had it.
+
+        Whoever waits for the same blob of another caller goes on where that one is cancelled.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: the registry has something else; its bytes are removed.
+            UnavailableError: it broke off too often; what came is kept.
+        """
+        async with self._turn(blob.digest):
+            ingest = await self._open(scope, blob)
+            if ingest is None:
+                return False
+            await self._fill(scope, source, blob, ingest, progress or _nobody)
+            return True
+
+    @asynccontextmanager
+    async def _turn(self, digest: Digest) -> AsyncIterator[None]:
+        self._waiting[digest] += 1
+        try:
+            async with self._turns[digest]:
+                yield
+        finally:
+            self._waiting[digest] -= 1
+            if not self._waiting[digest]:
+                del self._waiting[digest], self._turns[digest]
+
+    async def _open(self, scope: Scope, blob: Descriptor) -> Ingest | None:
+        """The blob's ingest; a client that writes the same one itself is waited for."""
+        seconds = 0.05
+        while True:
+            try:
+                return await self._content.open_ingest(scope, ref_key(blob), blob.size, blob.digest)
+            except AlreadyExistsError:
+                return None
+            except UnavailableError:
+                await self._settings.sleep(seconds)
+                seconds = min(seconds * 2, 2.0)
+
+    async def _fill(
+        self,
+        scope: Scope,
+        source: Fetcher,
+        blob: Descriptor,
+        ingest: Ingest,
+        progress: Callable[[int], None],
+    ) -> None:
+        resumed = ingest.status.offset > 0
+        try:
+            while True:
+                await self._receive(source, blob, ingest, progress)
+                try:
+                    await ingest.commit(blob.size, blob.digest)
+                except AlreadyExistsError:
+                    return
+                except (DigestMismatchError, SizeMismatchError):
+                    # What was here before may have been the bad part: once more from the start.
+                    if not resumed:
+                        raise
+                    resumed = False
+                    await self._remove(scope, blob)
+                    again = await self._open(scope, blob)
+                    if again is None:
+                        return
+                    ingest = again
+                else:
+                    return
+        except BaseException as error:
+            useful = isinstance(error, UnavailableError | asyncio.CancelledError) and ingest.status.offset > 0
+            await asyncio.shield(asyncio.ensure_future(self._leave(scope, blob, ingest, useful)))
+            raise
+
+    async def _leave(self, scope: Scope, blob: Descriptor, ingest: Ingest, useful: bool) -> None:
+        """Close what was not finished: kept for a day when the next pull can go on there, else removed."""
+        # A clean-up that fails must not hide why it was needed.
+        with suppress(HybridError):
+            await ingest.close()
+            if not useful:
+                await self._remove(scope, blob)
+                return
+            # Opened by nobody's lease it has an end of its own; the pull's lease ends with the pull.
+            kept = await self._content.open_ingest(
+                Scope(scope.namespace), ref_key(blob), blob.size, blob.digest
+            )
+            await kept.close()
+
+    async def _receive(
+        self, source: Fetcher, blob: Descriptor, ingest: Ingest, progress: Callable[[int], None]
+    ) -> None:
+        if ingest.status.offset > blob.size:
+            await ingest.truncate(0)
+        sink = _Counted(ingest, progress)
+        failures = 0
+        while ingest.status.offset < blob.size:
+            before = ingest.status.offset
+            try:
+                async with self._slots, source.fetch(blob, before) as body:
+                    await body.copy_to(sink)
+            except UnavailableError:
+                failures = 1 if ingest.status.offset - before >= _PROGRESS else failures + 1
+                if failures >= self._settings.attempts:
+                    raise
+                backoff = self._settings.first_seconds * 2.0 ** (failures - 1)
+                await self._settings.sleep(min(backoff, self._settings.most_seconds))
+
+    async def _remove(self, scope: Scope, blob: Descriptor) -> None:
+        with suppress(NotFoundError):
+            await self._content.abort(scope, ref_key(blob))
+
+
+class _Counted:
+    """An ingest that tells how far it is."""
+
+    def __init__(self, ingest: Ingest, progress: Callable[[int], None]) -> None:
+        self._ingest = ingest
+        self._progress = progress
+
+    async def write(self, data: bytes) -> int:
+        offset = await self._ingest.write(data)
+        self._progress(offset)
+        return offset
+
+
+def _nobody(count: int) -> None:
+    """Nobody listens."""

@@ -1,0 +1,220 @@
+"""Registry to image store: the tree below a name is fetched, labelled, unpacked, and then named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from containerd_hybrid.content.api import ContentStore, read_document
+from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
+from containerd_hybrid.images.api import Image, ImageStore, ReferenceRule, child_label, put_image
+from containerd_hybrid.leases.api import LeaseManager, protected
+from containerd_hybrid.model import Descriptor, Platform, Reference, Scope
+from containerd_hybrid.model.descriptor import is_config, is_index, is_manifest
+from containerd_hybrid.model.labels import GC_BREF_IMAGE, GC_EXPIRE
+from containerd_hybrid.model.manifest import Index, choose_manifest, parse_manifest_or_index
+from containerd_hybrid.model.platform import match_rank
+from containerd_hybrid.registry.api import RegistryClient, Repository
+from containerd_hybrid.transfer.api import (
+    Progress,
+    ProgressSink,
+    RegistryPlace,
+    StoreTarget,
+    UnpackTarget,
+)
+from containerd_hybrid.transfer.fetch import BlobFetches
+from containerd_hybrid.transfer.progress import TransferProgress
+from containerd_hybrid.transfer.selection import wanted_manifests
+from containerd_hybrid.transfer.sources import note_source
+from containerd_hybrid.transfer.together import together
+from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
+
+logger = logging.getLogger(__name__)
+
+# Deeper than any honest image; a bound for what is made to hurt.
+_MAX_DEPTH = 8
+# What registries once said of every config (distribution#1622).
+_LEGACY_CONFIG = "application/octet-stream"
+_LONG_AGO = "1970-01-01T00:00:00Z"
+
+
+class RegistryPull:
+    """See :meth:`containerd_hybrid.transfer.api.RegistryTransfers.pull`."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        images: ImageStore,
+        unpacker: Unpacker,
+        leases: LeaseManager,
+        registries: RegistryClient,
+        fetches: BlobFetches,
+    ) -> None:
+        self._content = content
+        self._images = images
+        self._unpacker = unpacker
+        self._leases = leases
+        self._registries = registries
+        self._fetches = fetches
+
+    async def pull(
+        self,
+        scope: Scope,
+        source: RegistryPlace,
+        target: StoreTarget,
+        unpack: Sequence[UnpackTarget],
+        tell: ProgressSink,
+    ) -> Sequence[Image]:
+        reference = Reference.parse(source.reference)
+        if not target.name and not any(_has_name(rule) for rule in target.references):
+            raise NotFoundError("no image name found: give the image a name")
+        repository = self._registries.repository(reference, source.options)
+        async with protected(self._leases, scope) as held:
+            tell(Progress(f"Resolving from {source}"))
+            root = await repository.resolve(reference)
+            tell(Progress(f"Pulling from {source}"))
+            tell(Progress("fetching image content", source.reference, descriptor=root))
+            progress = TransferProgress(tell, source.reference, "downloading")
+            tree = _Tree(self._content, self._fetches, held, repository, reference, target, progress)
+            await tree.fetch(root)
+            for one in unpack:
+                await self._unpack(held, root, one, progress)
+            images = []
+            for name, labels in _names(root, target):
+                image = Image(name, root, labels)
+                fields = ("target", "labels") if labels else ("target",)
+                images.append(await put_image(self._images, held, image, fields))
+                tell(Progress("saved", name, descriptor=root))
+            tell(Progress(f"Completed pull from {source}"))
+            return images
+
+    async def _unpack(
+        self, scope: Scope, root: Descriptor, target: UnpackTarget, progress: TransferProgress
+    ) -> None:
+        if match_rank(Platform.host(), target.platform) is None:
+            # As containerd does: what cannot run here is kept for whoever takes it elsewhere.
+            logger.warning("image of another platform not unpacked", extra={"platform": str(target.platform)})
+            return
+        if not await self._is_runnable(scope, root, target.platform):
+            return
+        await self._unpacker.unpack(
+            scope,
+            root,
+            target.platform,
+            target.snapshotter,
+            progress=lambda step: _tell_layer(progress, step),
+        )
+
+    async def _is_runnable(self, scope: Scope, root: Descriptor, platform: Platform) -> bool:
+        """Whether it is an image with a root file system, and not some other artifact."""
+        current = root
+        for _ in range(_MAX_DEPTH):
+            document = parse_manifest_or_index(
+                await read_document(self._content, scope, current), current.media_type
+            )
+            if not isinstance(document, Index):
+                kind = document.config.media_type
+                return bool(document.layers) and (is_config(kind) or kind == _LEGACY_CONFIG)
+            chosen = choose_manifest(document, platform)
+            if chosen is None:
+                return True  # for the unpacker to say what is missing
+            current = chosen
+        return False
+
+
+class _Tree:
+    """One pull's walk from the root to the layers."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        fetches: BlobFetches,
+        scope: Scope,
+        repository: Repository,
+        reference: Reference,
+        target: StoreTarget,
+        progress: TransferProgress,
+    ) -> None:
+        self._content = content
+        self._fetches = fetches
+        self._scope = scope
+        self._repository = repository
+        self._reference = reference
+        self._target = target
+        self._progress = progress
+
+    async def fetch(self, root: Descriptor) -> None:
+        await self._fetch(root, None, whole=True, depth=0)
+
+    async def _fetch(self, blob: Descriptor, parent: Descriptor | None, *, whole: bool, depth: int) -> None:
+        """``whole``: with the layers, not only what describes them."""
+        if depth > _MAX_DEPTH:
+            raise InvalidArgumentError(f"{blob.digest}: indexes are nested more than {_MAX_DEPTH} deep")
+        self._progress.waiting(blob, parent)
+        fetched = await self._fetches.fetch(
+            self._scope, self._repository, blob, lambda count: self._progress.moved(blob, count)
+        )
+        if fetched:
+            self._progress.complete(blob)
+        else:
+            self._progress.exists(blob)
+        if is_index(blob.media_type) or is_manifest(blob.media_type):
+            await self._fetch_children(blob, whole=whole, depth=depth)
+        await note_source(self._content, self._scope, blob.digest, self._reference)
+
+    async def _fetch_children(self, blob: Descriptor, *, whole: bool, depth: int) -> None:
+        document = parse_manifest_or_index(
+            await read_document(self._content, self._scope, blob), blob.media_type
+        )
+        if isinstance(document, Index):
+            listed = document.manifests
+            wanted = wanted_manifests(
+                document,
+                self._target.platforms if whole else (),
+                self._target.manifest_limit,
+                str(blob.digest),
+            )
+            chosen = listed if self._target.all_metadata and not self._target.manifest_limit else wanted
+            wholes = {entry.digest for entry in wanted} if whole else set()
+        else:
+            listed = (document.config, *document.layers)
+            # A layer twice in one image is fetched once.
+            chosen = tuple({entry.digest: entry for entry in (listed if whole else listed[:1])}.values())
+            wholes = {entry.digest for entry in chosen}
+        for child in chosen:
+            self._progress.waiting(child, blob)
+        await together(
+            self._fetch(child, blob, whole=child.digest in wholes, depth=depth + 1) for child in chosen
+        )
+        # All children, those of other platforms too: they may come later, and belong to this one then.
+        labels = {child_label(blob, child, n): str(child.digest) for n, child in enumerate(listed)}
+        if labels:
+            await self._content.update(
+                self._scope, blob.digest, labels, tuple(f"labels.{key}" for key in labels)
+            )
+
+
+def _tell_layer(progress: TransferProgress, step: UnpackProgress) -> None:
+    if step.state == "extracting":
+        progress.extracting(step.layer)
+    elif step.state == "done":
+        progress.extracted(step.layer)
+
+
+def _names(root: Descriptor, target: StoreTarget) -> list[tuple[str, dict[str, str]]]:
+    """The names for what was pulled, each with its labels."""
+    further = dict(target.labels)
+    if target.name:
+        # They live as long as the image's own name does.
+        further |= {GC_BREF_IMAGE: target.name, GC_EXPIRE: _LONG_AGO}
+    found = [(target.name, dict(target.labels))] if target.name else []
+    found += [(_named(rule, root), further) for rule in target.references if _has_name(rule)]
+    return found
+
+
+def _has_name(rule: ReferenceRule) -> bool:
+    return rule.add_digest or not rule.is_prefix
+
+
+def _named(rule: ReferenceRule, root: Descriptor) -> str:
+    return f"{rule.name}@{root.digest}" if rule.add_digest else rule.name

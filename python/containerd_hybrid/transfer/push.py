@@ -1,0 +1,172 @@
+"""Image store to registry: blobs first, then manifests, then the indexes that name them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from containerd_hybrid.content.api import ContentStore, read_document
+from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
+from containerd_hybrid.images.api import ImageStore
+from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
+from containerd_hybrid.model.descriptor import is_index, is_manifest
+from containerd_hybrid.model.manifest import Index, Manifest, parse_manifest_or_index
+from containerd_hybrid.registry.api import PushOutcome, RegistryClient, Repository
+from containerd_hybrid.transfer.api import Progress, ProgressSink, RegistryPlace
+from containerd_hybrid.transfer.progress import TransferProgress
+from containerd_hybrid.transfer.selection import wanted_manifests
+from containerd_hybrid.transfer.sources import mount_candidates
+from containerd_hybrid.transfer.together import together
+
+_MAX_DEPTH = 8
+
+
+class RegistryPush:
+    """See :meth:`containerd_hybrid.transfer.api.RegistryTransfers.push`; ``uploads`` blobs go at once."""
+
+    def __init__(
+        self, content: ContentStore, images: ImageStore, registries: RegistryClient, uploads: int = 3
+    ) -> None:
+        self._content = content
+        self._images = images
+        self._registries = registries
+        self._slots = asyncio.Semaphore(max(1, uploads))
+
+    async def push(
+        self,
+        scope: Scope,
+        name: str,
+        target: RegistryPlace,
+        platforms: Sequence[Platform],
+        tell: ProgressSink,
+    ) -> None:
+        reference = Reference.parse(target.reference)
+        image = await self._images.get(scope, name)
+        root = image.target
+        if reference.digest not in (None, root.digest):
+            raise InvalidArgumentError(
+                f"cannot push {name} as {target.reference}: its digest is {root.digest}"
+            )
+        tell(Progress(f"Pushing to {target}"))
+        tell(Progress("pushing content", name, descriptor=root))
+        repository = self._registries.repository(reference, target.options)
+        progress = TransferProgress(tell, name, "uploading")
+        plan = _Plan(self._content, scope, name, platforms, progress)
+        await plan.add(root, None, 0)
+        await together(
+            self._blob(scope, repository, reference, blob, progress) for blob in plan.blobs.values()
+        )
+        await together(
+            self._document(scope, repository, blob, _tag(blob, root, reference), progress)
+            for blob in plan.manifests.values()
+        )
+        # Those that were seen last are named by those seen before.
+        for blob in reversed(plan.indexes.values()):
+            await self._document(scope, repository, blob, _tag(blob, root, reference), progress)
+        tell(Progress("pushed content", name, descriptor=root))
+        tell(Progress(f"Completed push to {target}", descriptor=root))
+
+    async def _blob(
+        self,
+        scope: Scope,
+        repository: Repository,
+        reference: Reference,
+        blob: Descriptor,
+        progress: TransferProgress,
+    ) -> None:
+        async with self._slots:
+            info = await self._content.info(scope, blob.digest)
+            outcome = await repository.push_blob(
+                blob,
+                lambda offset, length: self._content.read_at(scope, blob.digest, offset, length),
+                mount_from=mount_candidates(info.labels, reference),
+                progress=lambda count: progress.moved(blob, count),
+            )
+        _tell(progress, blob, outcome)
+
+    async def _document(
+        self, scope: Scope, repository: Repository, blob: Descriptor, tag: str, progress: TransferProgress
+    ) -> None:
+        data = await read_document(self._content, scope, blob)
+        async with self._slots:
+            try:
+                outcome = await repository.push_manifest(blob, data, tag)
+            except InvalidArgumentError as error:
+                if not is_index(blob.media_type):
+                    raise
+                raise InvalidArgumentError(
+                    f"{error.message}: the registry may miss manifests that the index names: push all "
+                    "platforms, or a single one by its digest"
+                ) from error
+        _tell(progress, blob, outcome)
+
+
+class _Plan:
+    """What has to go: in the order of the walk, each once."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        scope: Scope,
+        name: str,
+        platforms: Sequence[Platform],
+        progress: TransferProgress,
+    ) -> None:
+        self._content = content
+        self._scope = scope
+        self._name = name
+        self._platforms = platforms
+        self._progress = progress
+        self.blobs: dict[Digest, Descriptor] = {}
+        self.manifests: dict[Digest, Descriptor] = {}
+        self.indexes: dict[Digest, Descriptor] = {}
+
+    async def add(self, blob: Descriptor, parent: Descriptor | None, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise InvalidArgumentError(f"{blob.digest}: indexes are nested more than {_MAX_DEPTH} deep")
+        if not await self._is_here(blob):
+            if blob.urls:
+                return  # a foreign layer, which stays where its owner has it
+            raise NotFoundError(
+                f"cannot push {self._name}: {blob.media_type or 'blob'} {blob.digest} is not here: "
+                "pull or import all of the image, or push a single platform"
+            )
+        self._progress.waiting(blob, parent)
+        if is_index(blob.media_type):
+            # Seen again deeper, it moves behind what names it there.
+            self.indexes.pop(blob.digest, None)
+            self.indexes[blob.digest] = blob
+            document = await self._document(blob)
+            if isinstance(document, Index):
+                for child in wanted_manifests(document, self._platforms, 0, self._name):
+                    await self.add(child, blob, depth + 1)
+        elif is_manifest(blob.media_type):
+            self.manifests[blob.digest] = blob
+            document = await self._document(blob)
+            if not isinstance(document, Index):
+                for child in (document.config, *document.layers):
+                    await self.add(child, blob, depth + 1)
+        else:
+            self.blobs[blob.digest] = blob
+
+    async def _document(self, blob: Descriptor) -> Manifest | Index:
+        data = await read_document(self._content, self._scope, blob)
+        return parse_manifest_or_index(data, blob.media_type)
+
+    async def _is_here(self, blob: Descriptor) -> bool:
+        try:
+            await self._content.info(self._scope, blob.digest)
+        except NotFoundError:
+            return False
+        return True
+
+
+def _tag(blob: Descriptor, root: Descriptor, reference: Reference) -> str:
+    return reference.tag if blob.digest == root.digest else ""
+
+
+def _tell(progress: TransferProgress, blob: Descriptor, outcome: PushOutcome) -> None:
+    if outcome is PushOutcome.EXISTS:
+        progress.exists(blob)
+    else:
+        progress.complete(blob)

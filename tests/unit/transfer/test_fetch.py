@@ -1,0 +1,222 @@
+"""Blobs into the store: once, whole, and from where the last try ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.unit.images.world import NS, ImageWorld, open_image_world
+from tests.unit.transfer.registries import MemoryRegistry
+
+from containerd_hybrid.errors import (
+    DigestMismatchError,
+    NotFoundError,
+    ResourceExhaustedError,
+    SizeMismatchError,
+    UnavailableError,
+)
+from containerd_hybrid.model import Descriptor, Scope
+from containerd_hybrid.registry.api import BodySink
+from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
+from containerd_hybrid.transfer.progress import ref_key
+
+DATA = bytes(range(256)) * 100
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[ImageWorld]:
+    async with open_image_world(tmp_path / "stores") as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry() -> MemoryRegistry:
+    return MemoryRegistry()
+
+
+@pytest.fixture
+def fetches(world: ImageWorld) -> BlobFetches:
+    async def at_once(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    return BlobFetches(world.stores.content, FetchSettings(sleep=at_once))
+
+
+async def offset_of(world: ImageWorld, blob: Descriptor) -> int:
+    return (await world.stores.content.ingest_status(NS, ref_key(blob))).offset
+
+
+async def test_a_blob_is_fetched_once(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    async with world.leased() as scope:
+        told: list[int] = []
+        assert await fetches.fetch(scope, registry, blob, told.append)
+        assert not await fetches.fetch(scope, registry, blob)
+    assert registry.fetched == [(blob.digest, 0)]
+    assert told[-1] == len(DATA)
+
+
+async def test_however_many_want_it(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    async with world.leased() as scope:
+        done = await asyncio.gather(*(fetches.fetch(scope, registry, blob) for _ in range(8)))
+    assert sorted(done) == [False] * 7 + [True]
+    assert len(registry.fetched) == 1
+
+
+async def test_another_namespace_gets_the_bytes_that_are_here(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    await asyncio.gather(fetches.fetch(NS, registry, blob), fetches.fetch(Scope("other"), registry, blob))
+    assert len(registry.fetched) == 1
+    assert (await world.stores.content.info(Scope("other"), blob.digest)).size == len(DATA)
+
+
+async def test_a_broken_body_is_continued(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+
+    async def breaks(_: Descriptor, offset: int, sink: BodySink) -> None:
+        if offset < 3000:
+            await sink.write(DATA[offset : offset + 1000])
+            raise UnavailableError("cut")
+
+    registry.hook = breaks
+    await fetches.fetch(NS, registry, blob)
+    assert [offset for _, offset in registry.fetched] == [0, 1000, 2000, 3000]
+    assert await world.stores.content.read_at(NS, blob.digest, 0, len(DATA)) == DATA
+
+
+async def test_after_too_many_failures_what_came_is_kept_for_a_day(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+
+    async def breaks(_: Descriptor, offset: int, sink: BodySink) -> None:
+        await sink.write(DATA[offset : offset + 100])
+        raise UnavailableError("cut")
+
+    registry.hook = breaks
+    with pytest.raises(UnavailableError, match="cut"):
+        async with world.leased() as scope:
+            await fetches.fetch(scope, registry, blob)
+    await world.stores.collector.collect()
+    assert await offset_of(world, blob) == 500
+    registry.hook = None
+    await fetches.fetch(NS, registry, blob)
+    assert registry.fetched[-1] == (blob.digest, 500)
+
+
+async def test_a_cancelled_fetch_is_continued_by_who_waits(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    started = asyncio.Event()
+
+    async def hangs(_: Descriptor, offset: int, sink: BodySink) -> None:
+        if not started.is_set():
+            await sink.write(DATA[:700])
+            started.set()
+            await asyncio.sleep(60)
+
+    registry.hook = hangs
+    first = asyncio.ensure_future(fetches.fetch(NS, registry, blob))
+    await started.wait()
+    second = asyncio.ensure_future(fetches.fetch(NS, registry, blob))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await second
+    assert registry.fetched == [(blob.digest, 0), (blob.digest, 700)]
+
+
+async def test_wrong_bytes_never_become_a_blob_and_are_removed(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    registry.blobs[blob.digest] = bytes(len(DATA))
+    with pytest.raises(DigestMismatchError):
+        async with world.leased() as scope:
+            await fetches.fetch(scope, registry, blob)
+    assert await world.leftovers() == []
+    registry.blobs[blob.digest] = DATA
+    await fetches.fetch(NS, registry, blob)
+    assert await world.blobs() == {str(blob.digest)}
+
+
+async def test_a_bad_beginning_of_last_time_is_fetched_anew(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    ingest = await world.stores.content.open_ingest(NS, ref_key(blob), blob.size, blob.digest)
+    await ingest.write(b"wrong" * 100)
+    await ingest.close()
+    await fetches.fetch(NS, registry, blob)
+    assert [offset for _, offset in registry.fetched] == [500, 0]
+    assert await world.blobs() == {str(blob.digest)}
+
+
+async def test_an_ingest_that_is_too_long_begins_anew(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    ingest = await world.stores.content.open_ingest(NS, ref_key(blob), blob.size, blob.digest)
+    await ingest.write(DATA + b"more")
+    await ingest.close()
+    await fetches.fetch(NS, registry, blob)
+    assert [offset for _, offset in registry.fetched] == [0]
+
+
+@pytest.mark.parametrize("error", [SizeMismatchError, NotFoundError, ResourceExhaustedError])
+async def test_what_the_next_try_cannot_use_is_removed(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches, error: type[Exception]
+) -> None:
+    blob = registry.add(DATA, "x")
+
+    async def fails(_: Descriptor, offset: int, sink: BodySink) -> None:
+        await sink.write(DATA[:100])
+        raise error("no")
+
+    registry.hook = fails
+    with pytest.raises(error):
+        async with world.leased() as scope:
+            await fetches.fetch(scope, registry, blob)
+    assert await world.leftovers() == []
+
+
+async def test_no_more_bodies_at_once_than_allowed(world: ImageWorld, registry: MemoryRegistry) -> None:
+    fetches = BlobFetches(world.stores.content, FetchSettings(downloads=2))
+    blobs = [registry.add(bytes([n]) * 20_000, "x") for n in range(6)]
+    await asyncio.gather(*(fetches.fetch(NS, registry, blob) for blob in blobs))
+    assert registry.most_running == 2
+
+
+async def test_a_client_that_writes_the_same_blob_is_waited_for(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(DATA, "x")
+    theirs = await world.stores.content.open_ingest(NS, ref_key(blob), blob.size, blob.digest)
+    ours = asyncio.ensure_future(fetches.fetch(NS, registry, blob))
+    await asyncio.sleep(0.05)
+    assert not ours.done()
+    await theirs.write(DATA)
+    await theirs.commit(len(DATA), blob.digest)
+    assert not await ours
+    assert registry.fetched == []
+
+
+async def test_an_empty_blob_needs_no_body(
+    world: ImageWorld, registry: MemoryRegistry, fetches: BlobFetches
+) -> None:
+    blob = registry.add(b"", "x")
+    assert await fetches.fetch(NS, registry, blob)
+    assert registry.fetched == []
