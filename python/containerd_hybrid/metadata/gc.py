@@ -13,9 +13,9 @@ A crash between 2 and 3 leaves bytes without a record, never a record without by
 collection after a start therefore compares whole stores with the records; the later ones look only at
 what the database says was released.
 
-Roots: containers, sandboxes, what unexpired leases hold, images and ingests that have not expired, and
-content and snapshots labelled ``containerd.io/gc.root``. A lease labelled ``containerd.io/gc.flat`` holds
-things without what their labels hold.
+Roots: containers, sandboxes, what unexpired leases hold, images and ingests that have not expired, mounts
+in the making, and content and snapshots labelled ``containerd.io/gc.root``. A lease labelled
+``containerd.io/gc.flat`` holds things without what their labels hold.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from containerd_hybrid.errors import HybridError, NotFoundError
 from containerd_hybrid.events.api import Event, EventPublisher, ImageDelete, SnapshotRemove
 from containerd_hybrid.metadata.api import CollectedNode, CollectionReport, Database, Transaction
 from containerd_hybrid.metadata.locks import BlobLocks
-from containerd_hybrid.metadata.refs import CONTENT, IMAGES, INGESTS, LEASES
+from containerd_hybrid.metadata.refs import CONTENT, IMAGES, INGESTS, LEASES, MOUNTS
 from containerd_hybrid.metadata.rows import ingest_key, now
 from containerd_hybrid.metadata.threads import settled
 from containerd_hybrid.model import Digest
+from containerd_hybrid.mounts.api import MountManager
 from containerd_hybrid.snapshots.api import Snapshotter
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ WITH RECURSIVE marked (namespace, type, key, flat) AS (
     UNION SELECT namespace, 'images', name, 0 FROM images WHERE {_ALIVE}
     UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
     UNION SELECT namespace, 'leases', id, 0 FROM leases WHERE {_ALIVE}
+    UNION SELECT namespace, 'mounts', name, 0 FROM mounts WHERE active IS NULL
+    UNION SELECT namespace, 'mounts', name, 0
+        FROM leases JOIN mounts USING (namespace) WHERE lease = leases.id AND {_ALIVE}
     UNION SELECT namespace, type, key, flat AND type <> 'ingests'
         FROM leases JOIN lease_resources USING (namespace) WHERE lease = id AND {_ALIVE}
     UNION SELECT r.namespace, r.to_type, r.to_key, m.flat FROM marked m
@@ -69,6 +73,7 @@ collectible (namespace, type, key) AS (
     UNION ALL SELECT namespace, 'ingests', ref FROM ingests
     UNION ALL SELECT namespace, 'content', digest FROM content
     UNION ALL SELECT namespace, 'snapshots/' || snapshotter, name FROM snapshots
+    UNION ALL SELECT namespace, 'mounts', name FROM mounts
 )
 SELECT namespace, type, key FROM collectible EXCEPT SELECT namespace, type, key FROM marked
 """  # noqa: S608 - constants
@@ -77,6 +82,7 @@ _DELETES = (
     ("DELETE FROM leases WHERE namespace = ? AND id = ?", LEASES),
     ("DELETE FROM images WHERE namespace = ? AND name = ?", IMAGES),
     ("DELETE FROM content WHERE namespace = ? AND digest = ?", CONTENT),
+    ("DELETE FROM mounts WHERE namespace = ? AND name = ?", MOUNTS),
 )
 _SNAPSHOTS = "snapshots/"
 
@@ -101,12 +107,14 @@ class MetadataCollector:
         blobs: BlobStore,
         locks: BlobLocks,
         snapshotters: Mapping[str, Snapshotter],
+        mounts: MountManager | None = None,
     ) -> None:
         self._database = database
         self._events = events
         self._blobs = blobs
         self._locks = locks
         self._snapshotters = snapshotters
+        self._mounts = mounts
         self._turn = asyncio.Lock()
         self._pending = _Pending()
 
@@ -164,6 +172,9 @@ class MetadataCollector:
         pending = self._pending
         if pending.everything:
             await self._find_strays()
+        if self._mounts is not None:
+            # Before the snapshots, which cannot go while they are mounted.
+            await self._reclaimed("mounts", self._mounts.cleanup())
         for key in sorted(pending.ingests):
             if await self._reclaimed(f"ingest {key}", self._remove_ingest(key)):
                 pending.ingests.discard(key)
@@ -274,6 +285,8 @@ SELECT EXISTS (SELECT 1 FROM containers WHERE :type = 'containers' AND namespace
                AND {_ALIVE})
     OR EXISTS (SELECT 1 FROM ingests WHERE :type = 'ingests' AND namespace = :namespace AND ref = :key
                AND expires_at >= :now)
+    OR EXISTS (SELECT 1 FROM mounts WHERE :type = 'mounts' AND namespace = :namespace AND name = :key
+               AND active IS NULL)
 """  # noqa: S608 - constants
 _HOLDERS = f"""
 SELECT r.from_type, r.from_key, r.kind = 'field' FROM refs r
@@ -283,6 +296,8 @@ _LEASES = f"""
 SELECT id FROM lease_resources JOIN leases USING (namespace)
 WHERE lease = id AND namespace = :namespace AND type = :type AND key = :key AND {_ALIVE}
     AND (:plain OR NOT flat)
+UNION ALL SELECT leases.id FROM mounts JOIN leases USING (namespace)
+WHERE lease = leases.id AND :type = 'mounts' AND namespace = :namespace AND name = :key AND {_ALIVE}
 """  # noqa: S608 - constants
 
 

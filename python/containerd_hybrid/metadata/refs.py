@@ -1,10 +1,11 @@
 """The collector's graph as labels draw it: who holds whom, who lives without being held.
 
-Labels (containerd's docs/garbage-collection.md; a ``.NAME`` or ``/NAME`` behind the first three is free):
+Labels (containerd's docs/garbage-collection.md; a ``.NAME`` or ``/NAME`` behind the first ones is free):
 
 ======================================== ==============================================================
 ``containerd.io/gc.ref.content``         this object holds the blob with that digest
 ``containerd.io/gc.ref.image``           … the image of that name
+``containerd.io/gc.ref.mount``           … the activation of that name (mount manager)
 ``containerd.io/gc.ref.snapshot.SN[/N]`` … the snapshot with that key in snapshotter SN
 ``containerd.io/gc.bref.{container,content,image}``, ``…gc.bref.snapshot.SN[/N]``
                                          this object is held by that container, blob, image, snapshot
@@ -35,6 +36,7 @@ CONTAINERS = "containers"
 SANDBOXES = "sandboxes"
 INGESTS = "ingests"
 LEASES = "leases"
+MOUNTS = "mounts"
 
 
 def snapshots(snapshotter: str) -> str:
@@ -77,6 +79,7 @@ _PREFIX = "containerd.io/gc."
 _NAMED = {
     names.GC_REF_CONTENT: ("holds", CONTENT),
     names.GC_REF_IMAGE: ("holds", IMAGES),
+    names.GC_REF_MOUNT: ("holds", MOUNTS),
     names.GC_BREF_CONTENT: ("held_by", CONTENT),
     names.GC_BREF_IMAGE: ("held_by", IMAGES),
     names.GC_BREF_CONTAINER: ("held_by", CONTAINERS),
@@ -84,7 +87,7 @@ _NAMED = {
 # What containerd reads of each type; an image's root label, say, means nothing.
 _HAS_ROOT = (CONTENT, "snapshots/")
 _HAS_CONDITIONS = (CONTENT, IMAGES)
-_HAS_BACK = (CONTENT, IMAGES, CONTAINERS, "snapshots/")
+_HAS_BACK = (CONTENT, IMAGES, CONTAINERS, MOUNTS, "snapshots/")
 
 
 def read_labels(labels: Mapping[str, str]) -> LabelGraph:
@@ -187,11 +190,12 @@ def write_graph(
         clear_graph(connection, namespace, type, key)
     if graph is _NONE:
         return
-    connection.executemany(
-        "INSERT INTO refs (namespace, from_type, from_key, to_type, to_key, kind)"
-        " VALUES (?, ?, ?, ?, ?, 'label')",
-        [(*node, *target) for target in graph.holds],
-    )
+    if type != MOUNTS:
+        connection.executemany(
+            "INSERT INTO refs (namespace, from_type, from_key, to_type, to_key, kind)"
+            " VALUES (?, ?, ?, ?, ?, 'label')",
+            [(*node, *target) for target in graph.holds],
+        )
     if type.startswith(_HAS_BACK):
         connection.executemany(
             "INSERT INTO refs (namespace, from_type, from_key, to_type, to_key, kind)"

@@ -7,24 +7,21 @@ What a killed daemon leaves behind lies below one folder, which ``sweep`` clears
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from containerd_hybrid import _native
 from containerd_hybrid.errors import HybridError
 from containerd_hybrid.model import Mount
 from containerd_hybrid.mounts.options import read_only as as_read_only
 from containerd_hybrid.mounts.options import without_volatile
+from containerd_hybrid.mounts.threads import to_the_end
 
 _log = logging.getLogger(__name__)
 
 _PREFIX = "mount-"
-
-T = TypeVar("T")
 
 
 class LinuxMounter:
@@ -45,11 +42,11 @@ class LinuxMounter:
             PermissionDeniedError, UnavailableError, UnimplementedError, …: the kernel's answer.
         """
         tuples = _tuples(mounts)
-        await _to_the_end(lambda: _native.mount_all(tuples, target), _native.unmount_each)
+        await to_the_end(lambda: _native.mount_all(tuples, target), _native.unmount_each)
 
     async def unmount(self, target: Path) -> None:
         """Unmount everything on ``target`` and below it, lazily if it is busy; nothing is no error."""
-        await _to_the_end(lambda: _native.unmount_all(target))
+        await to_the_end(lambda: _native.unmount_all(target))
 
     @asynccontextmanager
     async def temporary(self, mounts: Sequence[Mount], *, read_only: bool = False) -> AsyncIterator[Path]:
@@ -59,26 +56,26 @@ class LinuxMounter:
         so that a snapshot which is mounted elsewhere can be looked at.
         """
         tuples = _tuples(as_read_only(mounts) if read_only else without_volatile(mounts))
-        folder = await _to_the_end(
+        folder = await to_the_end(
             lambda: _native.mount_temporary(tuples, self._base, _PREFIX), _native.unmount_temporary
         )
         try:
             yield Path(folder)
         except BaseException:
             try:
-                await _to_the_end(lambda: _native.unmount_temporary(folder))
+                await to_the_end(lambda: _native.unmount_temporary(folder))
             except HybridError:
                 # The first error is the one to see; the folder is found again at the next start.
                 _log.warning("temporary mount %s stays behind", folder, exc_info=True)
             raise
-        await _to_the_end(lambda: _native.unmount_temporary(folder))
+        await to_the_end(lambda: _native.unmount_temporary(folder))
 
     async def sweep(self) -> list[HybridError]:
         """Take away temporary mounts that an earlier process left; what cannot be, and why.
 
         To be called before the first :meth:`temporary`: it does not know which ones are in use.
         """
-        return await _to_the_end(self._sweep)
+        return await to_the_end(self._sweep)
 
     def _sweep(self) -> list[HybridError]:
         problems: list[HybridError] = []
@@ -94,23 +91,3 @@ class LinuxMounter:
 
 def _tuples(mounts: Sequence[Mount]) -> list[tuple[str, str, str, Sequence[str]]]:
     return [(mount.type, mount.source, mount.target, mount.options) for mount in mounts]
-
-
-async def _to_the_end(work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-    """Run in a thread and wait for it even when cancelled; ``undo`` what it made in that case."""
-    done = asyncio.ensure_future(asyncio.to_thread(work))
-    cancelled: asyncio.CancelledError | None = None
-    while not done.done():
-        try:
-            await asyncio.wait({done})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return done.result()
-    if done.exception() is None and undo is not None:
-        made = done.result()
-        try:
-            await _to_the_end(lambda: undo(made))
-        except HybridError:
-            _log.warning("a mount that nobody waits for any more stays: %s", made, exc_info=True)
-    raise cancelled

@@ -16,6 +16,7 @@ from containerd_hybrid.errors import (
     UnavailableError,
     error_for_code,
 )
+from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.proto.types.runc import options_pb2
@@ -24,6 +25,7 @@ from containerd_hybrid.tasks.api import CreateTask
 from containerd_hybrid.tasks.bootstrap import CURRENT_VERSION
 from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.launcher import Launcher
+from containerd_hybrid.tasks.rootfs import RootFilesystems
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.shim import Shim
 from containerd_hybrid.wire import any_to_wire, mount_to_wire
@@ -36,8 +38,9 @@ _RUNC_OPTIONS = options_pb2.Options.DESCRIPTOR.full_name
 class Creation:
     """Makes tasks."""
 
-    def __init__(self, runtimes: Runtimes, launcher: Launcher) -> None:
+    def __init__(self, runtimes: Runtimes, launcher: Launcher, rootfs: RootFilesystems) -> None:
         self._runtimes = runtimes
+        self._rootfs = rootfs
         self._launcher = launcher
         self._table = launcher.table
         self._making: set[asyncio.Task[int]] = set()
@@ -76,16 +79,18 @@ class Creation:
     async def _make(self, namespace: str, container: Container, spec: AnyValue, request: CreateTask) -> int:
         bundle: Bundle | None = None
         program: Path | None = None
+        scope = Scope(namespace)
+        runtime = request.runtime_path or container.runtime_name
         try:
-            program = await asyncio.to_thread(
-                self._runtimes.resolve, request.runtime_path or container.runtime_name
-            )
+            program = await asyncio.to_thread(self._runtimes.resolve, runtime)
+            request = await self._rootfs.activate(scope, request, runtime, program)
             await self._check_features(program, spec, _options(container, request))
             bundle = await self._bundle(namespace, container.id, spec, program)
             shim = await self._shim(program, bundle, container, request)
         except BaseException as error:
             if bundle is not None:
                 await self._launcher.clear(bundle, program)
+            await self._rootfs.deactivate(scope, container.id)
             self._table.release((namespace, container.id))
             if isinstance(error, HybridError):
                 raise _prefixed("failed to start shim", error) from error
@@ -94,6 +99,7 @@ class Creation:
             pid = await self._create(shim, container, request)
         except BaseException as error:
             await self._launcher.abandon(shim)
+            await self._rootfs.deactivate(scope, container.id)
             self._table.release(shim.key)
             if isinstance(error, HybridError):
                 raise _prefixed("failed to create shim task", error) from error

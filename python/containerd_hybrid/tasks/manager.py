@@ -26,6 +26,7 @@ from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.model.filters import FieldLookup, Filters
 from containerd_hybrid.model.identifiers import validate_identifier
+from containerd_hybrid.mounts.api import MountManager
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.tasks import information
 from containerd_hybrid.tasks.api import (
@@ -40,6 +41,7 @@ from containerd_hybrid.tasks.api import (
 )
 from containerd_hybrid.tasks.creation import Creation
 from containerd_hybrid.tasks.launcher import Launcher
+from containerd_hybrid.tasks.rootfs import RootFilesystems
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.shim import Shim
 from containerd_hybrid.tasks.times import from_wire
@@ -62,13 +64,15 @@ class ShimTaskManager:
         containers: ContainerStore,
         runtimes: Runtimes,
         launcher: Launcher,
+        mounts: MountManager | None = None,
     ) -> None:
         self._containers = containers
         self._runtimes = runtimes
         self._launcher = launcher
         self._table = launcher.table
         self._timeouts = launcher.timeouts
-        self._creation = Creation(runtimes, launcher)
+        self._rootfs = RootFilesystems(mounts, launcher.programs)
+        self._creation = Creation(runtimes, launcher, self._rootfs)
 
     async def create(self, scope: Scope, request: CreateTask) -> int:
         """See :meth:`TaskManager.create`.
@@ -158,12 +162,14 @@ class ShimTaskManager:
             gone = await shim.over()
             if gone is None:
                 raise _prefixed("failed to delete task", error) from error
+            await self._rootfs.deactivate(scope, container_id)
             return gone
         except UnknownError as error:
             raise await self._why_not_deleted(shim, error) from error
         except HybridError as error:
             raise _prefixed("failed to delete task", error) from error
         await self._launcher.dismiss(shim, ended)
+        await self._rootfs.deactivate(scope, container_id)
         return ended
 
     async def delete_process(self, scope: Scope, container_id: str, exec_id: str) -> Exit:

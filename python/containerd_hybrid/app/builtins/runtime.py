@@ -78,7 +78,7 @@ def _shims(context: InitContext) -> Launcher:
         Bundles(context.root.with_name(task), context.state.with_name(task)),
         TaskTable(),
         context.get(PluginType.EVENT, EventExchange),
-        context.get(PluginType.MOUNT_MANAGER, Mounter),
+        context.get(PluginType.MOUNT_MANAGER, Mounter, "local"),
         connect,
         settings,
     )
@@ -96,6 +96,7 @@ def own_program() -> Path:
 
 async def _tasks(context: InitContext) -> TaskManager:
     from containerd_hybrid._programs import shim_path
+    from containerd_hybrid.mounts.api import MountManager
     from containerd_hybrid.tasks.adoption import Adoption
     from containerd_hybrid.tasks.launcher import Launcher
     from containerd_hybrid.tasks.manager import ShimTaskManager
@@ -106,7 +107,8 @@ async def _tasks(context: InitContext) -> TaskManager:
     launcher = context.get(PluginType.SHIM, Launcher)
     containers = context.get(PluginType.METADATA, Metadata).containers
     runtimes = Runtimes(shim_path)
-    manager = ShimTaskManager(containers, runtimes, launcher)
+    mounts = context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")
+    manager = ShimTaskManager(containers, runtimes, launcher, mounts)
     context.on_close(manager.close)
     report = await Adoption(containers, runtimes, launcher).run()
     for name in report.adopted:
@@ -167,7 +169,13 @@ PLUGINS = (
     Plugin(
         PluginType.SHIM, "manager", _shims, (PluginType.EVENT, PluginType.MOUNT_MANAGER), config=ShimConfig
     ),
-    Plugin(PluginType.RUNTIME, "task", _tasks, (PluginType.METADATA, PluginType.SHIM), config=TaskConfig),
+    Plugin(
+        PluginType.RUNTIME,
+        "task",
+        _tasks,
+        (PluginType.METADATA, PluginType.SHIM, PluginType.MOUNT_MANAGER),
+        config=TaskConfig,
+    ),
     Plugin(PluginType.STREAMING, "manager", _streams),
     Plugin(
         PluginType.TRANSFER,

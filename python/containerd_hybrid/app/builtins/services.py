@@ -80,6 +80,13 @@ def _leases(context: InitContext) -> Served:
     return _serving(LeasesService(leases, _collector(context)))
 
 
+def _mounts(context: InitContext) -> Served:
+    from containerd_hybrid.mounts.api import MountManager
+    from containerd_hybrid.rpc.services.mounts import MountsService
+
+    return _serving(MountsService(context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")))
+
+
 def _namespaces(context: InitContext) -> Served:
     from containerd_hybrid.rpc.services.namespaces import NamespacesService
 
@@ -145,6 +152,7 @@ PLUGINS = (
     _grpc("images", _images, *_STORED),
     _grpc("introspection", _introspection),
     _grpc("leases", _leases, PluginType.LEASE, PluginType.GC),
+    _grpc("mounts", _mounts, PluginType.MOUNT_MANAGER),
     _grpc("namespaces", _namespaces, PluginType.METADATA),
     _grpc("snapshots", _snapshots, *_STORED),
     _grpc("streaming", _streaming, PluginType.STREAMING),

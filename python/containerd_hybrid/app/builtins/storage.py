@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from containerd_hybrid.leases.api import LeaseManager
     from containerd_hybrid.metadata.api import Collector, Database, NamespaceStore
     from containerd_hybrid.metadata.locks import BlobLocks
-    from containerd_hybrid.mounts.api import Mounter
+    from containerd_hybrid.mounts.api import Mounter, MountHandler, MountManager
     from containerd_hybrid.snapshots.api import SnapshotDriver, Snapshotter
 
 logger = logging.getLogger(__name__)
@@ -211,6 +211,7 @@ def _gc(context: InitContext) -> Collector:
     from containerd_hybrid.events.api import EventExchange
     from containerd_hybrid.metadata.gc import MetadataCollector
     from containerd_hybrid.metadata.scheduler import GcScheduler, GcSettings
+    from containerd_hybrid.mounts.api import MountManager
 
     config: GcConfig = context.config
     metadata = context.get(PluginType.METADATA, Metadata)
@@ -220,6 +221,7 @@ def _gc(context: InitContext) -> Collector:
         context.get(PluginType.CONTENT, BlobStore),
         metadata.locks,
         metadata.snapshotters,
+        context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt"),
     )
     settings = GcSettings(
         pause_threshold=config.pause_threshold,
@@ -247,11 +249,36 @@ async def _mounts(context: InitContext) -> Mounter:
     return mounter
 
 
+def _loop(_: InitContext) -> MountHandler:
+    from containerd_hybrid.mounts.loop import LoopHandler
+
+    return LoopHandler()
+
+
+async def _mount_manager(context: InitContext) -> MountManager:
+    from containerd_hybrid.metadata.activations import MetadataActivationStore
+    from containerd_hybrid.mounts.api import Mounter, MountHandler
+    from containerd_hybrid.mounts.manager import ActivatingMountManager
+
+    manager = ActivatingMountManager(
+        MetadataActivationStore(context.get(PluginType.METADATA, Metadata).database),
+        context.get(PluginType.MOUNT_MANAGER, Mounter, "local"),
+        context.state / "t",
+        roots=[context.root.parent],
+        handlers=context.all(PluginType.MOUNT_HANDLER, MountHandler),
+    )
+    context.on_close(manager.close)
+    report = await manager.restore()
+    for name in report.lost:
+        logger.warning("mounts of an earlier run are gone", extra={"mount": name})
+    return manager
+
+
 def _walking(context: InitContext) -> Differ:
     from containerd_hybrid.diff.walking import WalkingDiffer
     from containerd_hybrid.mounts.api import Mounter
 
-    mounter = context.get(PluginType.MOUNT_MANAGER, Mounter)
+    mounter = context.get(PluginType.MOUNT_MANAGER, Mounter, "local")
     differ = WalkingDiffer(context.get(PluginType.METADATA, Metadata).content, mounter)
     context.platforms.append(Platform.host())
     return Differ(differ, differ)
@@ -282,11 +309,18 @@ PLUGINS = (
         PluginType.GC,
         "scheduler",
         _gc,
-        (PluginType.METADATA, PluginType.CONTENT, PluginType.EVENT),
+        (PluginType.METADATA, PluginType.CONTENT, PluginType.EVENT, PluginType.MOUNT_MANAGER),
         config=GcConfig,
     ),
     Plugin(PluginType.LEASE, "manager", _leases, (PluginType.METADATA,)),
+    Plugin(PluginType.MOUNT_HANDLER, "loop", _loop),
     Plugin(PluginType.MOUNT_MANAGER, "local", _mounts),
+    Plugin(
+        PluginType.MOUNT_MANAGER,
+        "bolt",
+        _mount_manager,
+        (PluginType.METADATA, PluginType.MOUNT_HANDLER, PluginType.MOUNT_MANAGER),
+    ),
     Plugin(PluginType.DIFFER, "walking", _walking, (PluginType.METADATA, PluginType.MOUNT_MANAGER)),
     Plugin(PluginType.SERVICE, "diff-service", _diff_service, (PluginType.DIFFER,), config=DiffConfig),
 )
