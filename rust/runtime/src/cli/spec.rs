@@ -1,0 +1,87 @@
+//! spec: a configuration to begin with.
+
+use std::path::Path;
+
+use runtime::{Error, Runtime};
+use serde_json::{Value, json};
+
+use super::flags::Flags;
+
+pub fn write(_: &Runtime, flags: &Flags) -> Result<u8, Error> {
+    if flags.is_set("rootless") {
+        return Err(Error::unimplemented("spec --rootless"));
+    }
+    let path = Path::new(flags.get("bundle").unwrap_or(".")).join("config.json");
+    if path.exists() {
+        return Err(Error::invalid(format!(
+            "file {} exists. Remove it first",
+            path.display()
+        )));
+    }
+    std::fs::write(&path, format!("{:#}\n", example()))
+        .map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
+    Ok(0)
+}
+
+/// Whether the bundle's process wants a terminal. What is wrong with the file is said later.
+pub fn terminal(bundle: &Path) -> Result<bool, Error> {
+    let path = bundle.join("config.json");
+    let text = std::fs::read(&path)
+        .map_err(|e| Error::failed(format!("specification file {}: {e}", path.display())))?;
+    let spec = runtime::spec::Spec::parse(&text)?;
+    Ok(spec.process.is_some_and(|p| p.terminal))
+}
+
+fn example() -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
+    json!({
+        "ociVersion": runtime::OCI_VERSION,
+        "process": {
+            "terminal": true,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": [
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "TERM=xterm"
+            ],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities,
+                "effective": capabilities,
+                "permitted": capabilities
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "container",
+        "mounts": [
+            mount("/proc", "proc", "proc", &[]),
+            mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/shm", "tmpfs", "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+            mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", "cgroup",
+                &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        ],
+        "linux": {
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "mount"}, {"type": "cgroup"}
+            ],
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
+                "/proc/scsi"
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"
+            ]
+        }
+    })
+}

@@ -1,0 +1,269 @@
+//! The maker's side of making a process.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::child::{self, Vectors};
+use crate::error::{Class, Context, Error, Result};
+use crate::plan::Plan;
+use crate::sys::{self, Errno};
+use crate::wire::{self, Failure, Message, Step};
+
+pub struct Launched {
+    pub pid: i32,
+    /// The master of the terminal, if the process has one.
+    pub console: Option<OwnedFd>,
+}
+
+/// What the maker does while the process waits, given its id.
+pub struct Meanwhile<'a> {
+    /// Writes the maps of its user namespace.
+    pub identity: &'a mut dyn FnMut(i32) -> Result<()>,
+    /// Runs the hooks of the runtime's namespaces.
+    pub before_pivot: &'a mut dyn FnMut(i32) -> Result<()>,
+}
+
+/// Makes the process and returns when it waits for its start, or executes its program. On failure
+/// nothing of it is left.
+pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
+    let vectors = Vectors::new(&plan.process);
+    let (ours, theirs) = sys::socket_pair().context(|| "a pair of sockets".into())?;
+    let between = !plan.joins.is_empty() || plan.time_offsets.is_some();
+    let made = if between {
+        // SAFETY: the child runs `child::between`, which does what clone3 asks for and never returns.
+        unsafe { sys::clone3(0, None) }
+    } else {
+        let cgroup = plan.cgroup.as_ref().map(AsRawFd::as_raw_fd);
+        // SAFETY: as above, with `child::real`.
+        unsafe { sys::clone3(plan.clone_flags, cgroup) }
+    };
+    let first = made.context(|| "clone3".into())?;
+    if first == 0 {
+        let maker = theirs.as_raw_fd();
+        if between {
+            child::between(plan, &vectors, maker);
+        }
+        child::real(plan, &vectors, maker, false);
+    }
+    drop(theirs);
+    let mut launch = Launch {
+        plan,
+        pid: (!between).then_some(first),
+        identity_wanted: false,
+        console: None,
+        ready: false,
+    };
+    let result = launch.converse(ours.as_raw_fd(), meanwhile);
+    // Gone or not, it hears that its maker is done.
+    drop(ours);
+    if between {
+        if launch.pid.is_none() {
+            let _ = sys::kill(first, libc::SIGKILL);
+        }
+        let _ = sys::wait(first);
+    }
+    match (result, launch.pid) {
+        (Ok(()), Some(pid)) => Ok(Launched {
+            pid,
+            console: launch.console,
+        }),
+        (result, pid) => {
+            if let Some(pid) = pid {
+                let _ = sys::kill(pid, libc::SIGKILL);
+                let _ = sys::wait(pid);
+            }
+            Err(result
+                .err()
+                .unwrap_or_else(|| Error::failed("the container's process died while it was made")))
+        }
+    }
+}
+
+struct Launch<'a> {
+    plan: &'a Plan,
+    pid: Option<i32>,
+    identity_wanted: bool,
+    console: Option<OwnedFd>,
+    ready: bool,
+}
+
+impl Launch<'_> {
+    fn converse(&mut self, socket: i32, meanwhile: &mut Meanwhile<'_>) -> Result<()> {
+        let lost = || "the new process's messages".to_owned();
+        loop {
+            let Some((message, fd)) = Message::receive(socket).context(lost)? else {
+                return self.end();
+            };
+            match message {
+                Message::Forked(pid) => self.pid = Some(pid),
+                Message::Identity => self.identity_wanted = true,
+                Message::BeforePivot => {
+                    (meanwhile.before_pivot)(self.pid.unwrap_or_default())?;
+                    wire::answer(socket).context(lost)?;
+                }
+                Message::Console => self.console = fd,
+                Message::Ready => {
+                    self.ready = true;
+                    return Ok(());
+                }
+                Message::Listener(number) => {
+                    hand_listener(self.plan, self.pid.unwrap_or_default(), number)?;
+                    wire::answer(socket).context(lost)?;
+                }
+                Message::Failed(failure) => return Err(describe(self.plan, failure)),
+            }
+            if let Some(pid) = self.pid
+                && std::mem::take(&mut self.identity_wanted)
+            {
+                (meanwhile.identity)(pid)?;
+                wire::answer(socket).context(lost)?;
+            }
+        }
+    }
+
+    /// The socket was closed: by `execve` if the process waits for no start, else by its death.
+    fn end(&self) -> Result<()> {
+        let killed = || Error::failed("the container's process died while it was made");
+        if self.plan.start.is_some() || self.pid.is_none() {
+            return Err(killed());
+        }
+        Ok(())
+    }
+}
+
+/// A hook for whoever serves seccomp notifications: set by the caller through the plan's state.
+fn hand_listener(plan: &Plan, pid: i32, number: i32) -> Result<()> {
+    let Some(target) = &plan.process.listener else {
+        return Err(Error::failed("a seccomp listener that nobody asked for"));
+    };
+    target.hand(pid, number)
+}
+
+/// Says what failed in the words that clients know from runc.
+pub fn describe(plan: &Plan, failure: Failure) -> Error {
+    let Failure { step, index, errno } = failure;
+    let index = index as usize;
+    let process = &plan.process;
+    let text = |s: &std::ffi::CString| s.to_string_lossy().into_owned();
+    let first = || process.args.first().map(text).unwrap_or_default();
+    let root = plan.rootfs.as_ref();
+    let mount = || {
+        let found = root.and_then(|r| r.mounts.get(index));
+        found.map(|m| text(&m.target)).unwrap_or_default()
+    };
+    let device = || {
+        let found = root.and_then(|r| r.devices.get(index));
+        found.map(|d| text(&d.path)).unwrap_or_default()
+    };
+    let hook = |kind: &str, hooks: &[crate::plan::Hook]| {
+        let path = hooks.get(index).map(|h| text(&h.path)).unwrap_or_default();
+        let why = match errno.0 {
+            libc::ECHILD => "it did not succeed".into(),
+            libc::ETIMEDOUT => "it ran out of its time".into(),
+            _ => errno.to_string(),
+        };
+        return_hook(kind, index, &path, &why)
+    };
+    let what = match step {
+        Step::JoinNamespace => {
+            let name = plan.joins.get(index).map_or("", |j| j.name.as_str());
+            format!("joining the namespace {name}")
+        }
+        Step::TimeOffsets => "setting the offsets of the time namespace".into(),
+        Step::Clone => "clone3".into(),
+        Step::Handshake => "talking to the runtime".into(),
+        Step::Cgroup => "entering the cgroup".into(),
+        Step::CgroupNamespace => "making a cgroup namespace".into(),
+        Step::Identity => "becoming root of the user namespace".into(),
+        Step::Session => "setsid".into(),
+        Step::Keyring => "unable to join session keyring".into(),
+        Step::Loopback => "bringing the loopback interface up".into(),
+        Step::Hostname => "sethostname".into(),
+        Step::Domainname => "setdomainname".into(),
+        Step::Sysctl => {
+            let path = plan.sysctls.get(index).map(|s| text(&s.0));
+            format!("write sysctl {}", path.unwrap_or_default())
+        }
+        Step::OomScore => "setting oom_score_adj".into(),
+        Step::Rlimit => {
+            let kind = process.rlimits.get(index).map_or(0, |l| l.0);
+            let name = crate::process::rlimit_name(kind);
+            format!("error setting rlimit {name}")
+        }
+        Step::Scheduler => "setting scheduler".into(),
+        Step::IoPriority => "setting ioPriority".into(),
+        Step::Affinity => "setting CPU affinity".into(),
+        Step::Personality => "setting personality".into(),
+        Step::RootPropagation => "setting the propagation of the root".into(),
+        Step::Rootfs => {
+            let path = root.map(|r| text(&r.path)).unwrap_or_default();
+            format!("error preparing rootfs {path}")
+        }
+        Step::MountTarget => format!("error mounting to rootfs: create mountpoint {}", mount()),
+        Step::Mount => format!("error mounting to rootfs at {:?}", mount()),
+        Step::MountAttributes => format!("error setting mount options at {:?}", mount()),
+        Step::CopyUp => format!("tmpcopyup to {:?}", mount()),
+        Step::Device => format!("error creating device node {:?}", device()),
+        Step::DeviceLink => "error creating the links below /dev".into(),
+        Step::CreateContainerHook => return hook("createContainer", &plan.create_container),
+        Step::StartContainerHook => return hook("startContainer", &plan.start_container),
+        Step::ReadonlyPath => {
+            let path = root.and_then(|r| r.readonly_paths.get(index)).map(text);
+            format!("can't make {:?} read-only", path.unwrap_or_default())
+        }
+        Step::MaskedPath => {
+            let path = root.and_then(|r| r.masked_paths.get(index)).map(text);
+            format!("can't mask path {:?}", path.unwrap_or_default())
+        }
+        Step::Terminal => "opening a terminal of the container's /dev/pts".into(),
+        Step::Console => "mounting the terminal on /dev/console".into(),
+        Step::ReadonlyRoot => "making the root read-only".into(),
+        Step::Pivot => "pivot_root".into(),
+        Step::Cwd => {
+            let cwd = text(&process.cwd);
+            return start_error(format!(
+                "chdir to cwd ({cwd:?}) set in config.json failed: {errno}"
+            ));
+        }
+        Step::CwdOutside => {
+            return start_error(
+                "current working directory is outside of container mount namespace root \
+                 -- possible container breakout detected"
+                    .into(),
+            );
+        }
+        Step::Label => "setting the security label".into(),
+        Step::Stdio => "setting up the standard streams".into(),
+        Step::Groups => "setgroups".into(),
+        Step::User => format!("setuid to {}:{}", process.uid, process.gid),
+        Step::Capabilities => "unable to apply caps".into(),
+        Step::NoNewPrivileges => "setting no_new_privs".into(),
+        Step::NotInPath => {
+            let text = format!("exec: {:?}: executable file not found in $PATH", first());
+            return not_found(start_error(text));
+        }
+        Step::Executable if matches!(errno, Errno(libc::ENOENT | libc::ENOTDIR)) => {
+            let name = first();
+            return not_found(start_error(format!("exec: {name:?}: stat {name}: {errno}")));
+        }
+        Step::Executable => return start_error(format!("exec: {:?}: {errno}", first())),
+        Step::Exec => return start_error(format!("exec {}: {errno}", first())),
+        Step::Seccomp => "unable to init seccomp: error loading seccomp filter into kernel".into(),
+        Step::Listener => "handing over the seccomp listener".into(),
+        Step::Unknown => "an unknown step".into(),
+    };
+    start_error(format!("error during container init: {what}: {errno}"))
+}
+
+fn return_hook(kind: &str, index: usize, path: &str, why: &str) -> Error {
+    Error::failed(format!(
+        "error running {kind} hook #{index} ({path}): {why}"
+    ))
+}
+
+fn start_error(text: String) -> Error {
+    Error::failed(format!("unable to start container process: {text}"))
+}
+
+fn not_found(error: Error) -> Error {
+    Error::new(Class::NotFound, error.message)
+}

@@ -1,0 +1,99 @@
+//! An OCI runtime (runtime-spec 1.2, Linux) in this process.
+//!
+//! [`Runtime`] has one method for each operation, in `ops/`. The way of a container: the specification
+//! ([`spec`]) is checked ([`validate`]) and turned into a [`plan`]: every string, descriptor and number
+//! that its first process needs. [`launch`] makes that process with one `clone3`; between it and
+//! `execve` only [`child`] runs, which allocates nothing, so that the caller may be any program. Both
+//! talk in the closed set of messages of [`wire`]. [`sys`] is the kernel, [`cgroup`] the limits,
+//! [`state`] what is kept between calls.
+//!
+//! No operation waits for anything but the kernel and hooks: a single-threaded shim may call them.
+//! Needs Linux 5.12 (`mount_setattr`).
+
+mod capabilities;
+mod cgroup;
+mod child;
+mod error;
+mod features;
+mod hooks;
+mod launch;
+mod listener;
+pub mod log;
+mod mounts;
+mod ops;
+mod plan;
+mod process;
+pub mod protect;
+mod seccomp;
+pub mod spec;
+mod state;
+pub mod sys;
+mod validate;
+mod wire;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+pub use error::{Class, Error, Result};
+pub use features::features;
+pub use state::{Record, Status, now};
+
+/// The version of the specification that is written into states.
+pub const OCI_VERSION: &str = "1.2.1";
+
+/// Containers below one state directory.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    root: PathBuf,
+    options: Options,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A score that may not be lowered is left as it is (containerd's `restrict_oom_score_adj`).
+    pub clamp_oom_score_adj: bool,
+}
+
+/// The streams of a new process. With a terminal (`process.terminal`) they are not looked at.
+#[derive(Default)]
+pub enum Stdio {
+    /// The caller's own.
+    #[default]
+    Inherit,
+    /// These; what is not given is the null device.
+    Streams([Option<OwnedFd>; 3]),
+}
+
+pub struct CreateRequest<'a> {
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    pub stdio: Stdio,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// How many of the caller's descriptors from 3 on the process gets.
+    pub preserve_fds: u32,
+}
+
+pub struct ExecRequest<'a> {
+    pub id: &'a str,
+    pub process: spec::Process,
+    pub stdio: Stdio,
+    pub preserve_fds: u32,
+    /// Whether a paused container is no reason to refuse; the process then waits too.
+    pub ignore_paused: bool,
+}
+
+/// A process that was made: a child of the caller.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    /// The master of its terminal.
+    pub console: Option<OwnedFd>,
+}
+
+impl Runtime {
+    pub fn new(root: impl Into<PathBuf>, options: Options) -> Self {
+        let root = root.into();
+        Self { root, options }
+    }
+}

@@ -1,0 +1,22 @@
+//! update: other limits for a container that is there.
+
+use crate::Runtime;
+use crate::error::{Class, Error, Result};
+use crate::spec::Resources;
+use crate::state::{Place, Status};
+
+impl Runtime {
+    pub fn update(&self, id: &str, resources: &Resources) -> Result<()> {
+        let place = Place::of(&self.root, id)?;
+        let record = place.load()?;
+        if place.status(&record) == Status::Stopped {
+            return Err(Error::new(Class::State, "container not running"));
+        }
+        if record.cgroups.is_unified() && !resources.devices.is_empty() {
+            return Err(Error::unimplemented(
+                "update: devices of a container on cgroup v2",
+            ));
+        }
+        record.cgroups.set(resources)
+    }
+}
