@@ -6,6 +6,7 @@ Invariants:
 * Writes are serial and in the order of their ``write()`` calls; a read that starts after a write
   returned sees it.
 * One process has the file: a lock on ``<file>.lock`` is held from ``open()`` to ``close()``.
+* What frees room can be written on a full disk: the log keeps room of its own from ``open()`` on.
 
 Why threads of our own: SQLite syncs the disk in COMMIT, for milliseconds. While one commit syncs, the
 writes that arrive queue up and become the next transaction, so throughput grows with load instead of
@@ -52,6 +53,8 @@ _BUSY_SECONDS = 10
 _IDLE_SECONDS = 0.05
 _IDLE_CHECKPOINT_GROUPS = 16
 _LONGEST_LOG_PAGES = 4000
+# Bytes. Enough for thousands of removals, which take a few pages each until the log is copied again.
+_LOG_ROOM = 4 << 20
 
 
 class _Write:
@@ -230,11 +233,26 @@ class SqliteDatabase:
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._no_sync else 'FULL'}")
         for name in migrate(connection, str(self.path)):
             log.info("metadata: applied migration %s to %s", name, self.path)
+        self._reserve_log(wal)
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _reserve_log(self, wal: Path) -> None:
+        """Make the log as long as a burst of removals needs; SQLite writes it from its start again.
+
+        Zeros behind the last frame are no frames: every frame has a checksum and the header's salt.
+        """
+        try:
+            descriptor = os.open(wal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, _LOG_ROOM)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            log.warning("no room could be reserved in %s for a full disk: %s", wal, error.strerror)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
