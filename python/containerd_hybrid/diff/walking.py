@@ -14,7 +14,7 @@ from typing import TypeVar
 from containerd_hybrid import _native
 from containerd_hybrid.content.api import ContentStore, Ingest
 from containerd_hybrid.diff.api import AppliedLayer, DiffOptions
-from containerd_hybrid.errors import AlreadyExistsError, UnimplementedError
+from containerd_hybrid.errors import AlreadyExistsError, HybridError, UnimplementedError
 from containerd_hybrid.model import Descriptor, Digest, Mount, Scope
 from containerd_hybrid.model.descriptor import OCI_LAYER, OCI_LAYER_GZIP, is_layer, layer_compression
 from containerd_hybrid.mounts.api import Mounter
@@ -66,6 +66,8 @@ class WalkingDiffer:
                         cancel=cancel,
                     )
                 )
+        except HybridError as error:
+            raise type(error)(f"layer {layer.digest}: {error.message}") from error
         finally:
             os.close(blob)
         return AppliedLayer(Descriptor(OCI_LAYER, Digest.parse(applied.diff_id), applied.unpacked_size))
