@@ -110,8 +110,8 @@ class MountManager(Protocol):
         """Fields of filters: ``name``, ``labels.KEY``."""
         ...
 
-    def handles(self, mounts: Sequence[Mount]) -> bool:
-        """Whether :meth:`activate` may have something to do for these."""
+    def handles(self, mounts: Sequence[Mount], allowed: Sequence[str] = ()) -> bool:
+        """Whether :meth:`activate` has something to do for these."""
         ...
 
     async def cleanup(self) -> None:

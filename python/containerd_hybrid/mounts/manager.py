@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from containerd_hybrid import _native
 from containerd_hybrid.errors import (
+    FailedPreconditionError,
     HybridError,
     InvalidArgumentError,
     UnimplementedError,
@@ -102,9 +103,9 @@ class ActivatingMountManager:
         self._making: set[asyncio.Task[Any]] = set()
         self._working: set[asyncio.Task[Any]] = set()
 
-    def handles(self, mounts: Sequence[Mount]) -> bool:
-        """Whether there may be something to do for these mounts."""
-        return self._planner.plan(mounts) is not None
+    def handles(self, mounts: Sequence[Mount], allowed: Sequence[str] = ()) -> bool:
+        """Whether there is something to do for these mounts."""
+        return self._planner.plan(mounts, allowed=allowed) is not None
 
     async def activate(
         self,
@@ -236,8 +237,11 @@ class ActivatingMountManager:
             await to_the_end(lambda: mount_point.mkdir(0o700))
             await self._mounter.mount([mount], mount_point)
         except HybridError as error:
-            what = f"{mount.type} mount of {mount.source}"
-            raise error_for_code(error.code, f"mount failed: {what}: {error.message}") from error
+            message = f"mount failed: {mount.type} mount of {mount.source}: {error.message}"
+            if isinstance(error, UnimplementedError):
+                # To callers that code means that they may mount by themselves.
+                raise FailedPreconditionError(message) from error
+            raise error_for_code(error.code, message) from error
         return ActiveMount(mount, str(mount_point), time.time_ns())
 
     async def _undo(self, number: int, folder: Path) -> None:

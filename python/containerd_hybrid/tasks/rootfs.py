@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from containerd_hybrid.errors import AlreadyExistsError, HybridError, NotFoundError, UnimplementedError
+from containerd_hybrid.errors import AlreadyExistsError, HybridError, NotFoundError
 from containerd_hybrid.model import Mount, Scope
 from containerd_hybrid.model.labels import GC_BREF_CONTAINER
 from containerd_hybrid.mounts.api import MountManager
@@ -38,9 +38,13 @@ class RootFilesystems:
         Raises:
             HybridError: a mount failed; nothing is left of the others.
         """
-        if self._mounts is None or not self._mounts.handles(request.rootfs):
+        mounts = self._mounts
+        if mounts is None or not mounts.handles(request.rootfs):
             return request
-        return replace(request, rootfs=await self._system(self._mounts, scope, request, runtime, program))
+        allowed = await self._allowed_by(runtime, program)
+        if not mounts.handles(request.rootfs, allowed):
+            return request
+        return replace(request, rootfs=await self._system(mounts, scope, request, allowed))
 
     async def deactivate(self, scope: Scope, id: str) -> None:
         """After the task was deleted. What cannot be unmounted is logged and left to the collector."""
@@ -54,7 +58,7 @@ class RootFilesystems:
             log.error("failed to deactivate the mounts of task %s: %s", id, error.message)
 
     async def _system(
-        self, mounts: MountManager, scope: Scope, request: CreateTask, runtime: str, program: Path
+        self, mounts: MountManager, scope: Scope, request: CreateTask, allowed: tuple[str, ...]
     ) -> tuple[Mount, ...]:
         name = request.container_id
         try:
@@ -63,13 +67,11 @@ class RootFilesystems:
                 name,
                 request.rootfs,
                 labels={GC_BREF_CONTAINER: name},
-                allowed=await self._allowed_by(runtime, program),
+                allowed=allowed,
             )
         except AlreadyExistsError:
             # Of a task that was lost; the container is the same, so are its mounts.
             activation = await mounts.info(scope, name)
-        except UnimplementedError:
-            return request.rootfs
         return activation.system
 
     async def _allowed_by(self, runtime: str, program: Path) -> tuple[str, ...]:

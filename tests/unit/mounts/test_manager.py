@@ -14,6 +14,7 @@ import pytest
 from containerd_hybrid import _native
 from containerd_hybrid.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     HybridError,
     InvalidArgumentError,
     NotFoundError,
@@ -150,6 +151,7 @@ async def test_mounts_that_need_no_manager_are_refused(manager: ActivatingMountM
         await manager.activate(NS, "a", [TMPFS])
     assert not manager.handles([TMPFS])
     assert manager.handles([TMPFS, BOUND])
+    assert not manager.handles([TMPFS, BOUND], ["format/*"])
     with pytest.raises(InvalidArgumentError, match="name required"):
         await manager.activate(NS, "", [TMPFS, BOUND])
 
@@ -159,6 +161,8 @@ async def test_mounts_that_need_no_manager_are_refused(manager: ActivatingMountM
     [
         (Mount("marker", "m"), UnavailableError),
         (Mount("format/bind", "{{ mount 9 }}"), InvalidArgumentError),
+        # Not Unimplemented, which to a caller means that the mounts need no manager.
+        (Mount("format/no-such-file-system", "s"), FailedPreconditionError),
         (Mount("mkdir/bind", "s", ("X-containerd.mkdir.path=/etc/x",)), UnimplementedError),
     ],
 )
@@ -167,7 +171,7 @@ async def test_nothing_is_left_of_one_that_fails(
 ) -> None:
     marker.fail_mount = True
     with pytest.raises(error):
-        await manager.activate(NS, "a", [TMPFS, last])
+        await manager.activate(NS, "a", [TMPFS, last, BOUND])
     assert folders(tmp_path) == []
     assert await manager.list(NS) == []
     marker.fail_mount = False
