@@ -178,6 +178,26 @@ class TaskExit(Event):
     exited_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxCreate(Event):
+    topic: ClassVar[str] = "/sandboxes/create"
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStart(Event):
+    topic: ClassVar[str] = "/sandboxes/start"
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxExit(Event):
+    topic: ClassVar[str] = "/sandboxes/exit"
+    sandbox_id: str
+    exit_status: int = 0
+    exited_at: int = 0
+
+
 class EventPublisher(Protocol):
     """Where events go. Publishing never waits for a subscriber."""
 

@@ -89,8 +89,10 @@ class Bundles:
         validate_identifier(namespace)
         return Bundle(namespace, id, self._state / namespace / id, self._root / namespace / id)
 
-    def create(self, namespace: str, id: str, spec: AnyValue) -> Bundle:
+    def create(self, namespace: str, id: str, spec: AnyValue | None) -> Bundle:
         """Make the folders and write the spec; nothing is left behind when that fails.
+
+        A sandbox may have no spec.
 
         Raises:
             AlreadyExistsError: there is such a bundle.
@@ -112,7 +114,7 @@ class Bundles:
             raise
         return bundle
 
-    def _fill(self, bundle: Bundle, group: int, spec: AnyValue) -> None:
+    def _fill(self, bundle: Bundle, group: int, spec: AnyValue | None) -> None:
         if group:
             os.chown(bundle.path, -1, group)
             bundle.path.chmod(0o710)
@@ -122,7 +124,8 @@ class Bundles:
             shutil.rmtree(bundle.work)
         bundle.work.mkdir(mode=0o711)
         (bundle.path / "work").symlink_to(bundle.work)
-        (bundle.path / "config.json").write_bytes(spec.value)
+        if spec is not None:
+            (bundle.path / "config.json").write_bytes(spec.value)
 
     def remove(self, bundle: Bundle) -> None:
         """Delete the bundle and its working folder; no error when they are gone.
@@ -248,9 +251,9 @@ def _folders(path: Path) -> list[str]:
     return sorted(names)
 
 
-def _mapped_root_group(id: str, spec: AnyValue) -> int:
+def _mapped_root_group(id: str, spec: AnyValue | None) -> int:
     """The host's group id of the container's group 0; 0 without a user namespace."""
-    if spec.type_url != SPEC_TYPE or not spec.value:
+    if spec is None or spec.type_url != SPEC_TYPE or not spec.value:
         return 0
     try:
         document: Any = json.loads(spec.value)

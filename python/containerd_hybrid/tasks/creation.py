@@ -13,6 +13,7 @@ from containerd_hybrid.errors import (
     AlreadyExistsError,
     HybridError,
     InvalidArgumentError,
+    NotFoundError,
     UnavailableError,
     error_for_code,
 )
@@ -20,6 +21,7 @@ from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.proto.types.runc import options_pb2
+from containerd_hybrid.sandbox.api import SandboxStore
 from containerd_hybrid.tasks import features
 from containerd_hybrid.tasks.api import CreateTask
 from containerd_hybrid.tasks.bootstrap import CURRENT_VERSION
@@ -38,8 +40,15 @@ _RUNC_OPTIONS = options_pb2.Options.DESCRIPTOR.full_name
 class Creation:
     """Makes tasks."""
 
-    def __init__(self, runtimes: Runtimes, launcher: Launcher, rootfs: RootFilesystems) -> None:
+    def __init__(
+        self,
+        runtimes: Runtimes,
+        launcher: Launcher,
+        rootfs: RootFilesystems,
+        sandboxes: SandboxStore | None = None,
+    ) -> None:
         self._runtimes = runtimes
+        self._sandboxes = sandboxes
         self._rootfs = rootfs
         self._launcher = launcher
         self._table = launcher.table
@@ -123,10 +132,22 @@ class Creation:
     async def _shim(self, program: Path, bundle: Bundle, container: Container, request: CreateTask) -> Shim:
         if container.sandbox:
             host = self._table.find(bundle.namespace, container.sandbox)
+            if host is None:
+                await self._refuse_lost_sandbox(bundle.namespace, container.sandbox)
             # An older shim groups by itself: its start action leads to the one that runs.
             if host is not None and host.version >= CURRENT_VERSION:
                 return await self._launcher.join(program, bundle, host.endpoint, container.sandbox)
         return await self._launcher.start(program, bundle, _options(container, request))
+
+    async def _refuse_lost_sandbox(self, namespace: str, sandbox: str) -> None:
+        """A sandbox that is on record but does not run cannot be joined, nor be replaced by one container."""
+        if self._sandboxes is None:
+            return
+        try:
+            await self._sandboxes.get(Scope(namespace), sandbox)
+        except NotFoundError:
+            return
+        raise NotFoundError(f"can't find shim for sandbox {sandbox}: it does not run: not found")
 
     async def _check_features(self, program: Path, spec: AnyValue, options: AnyValue | None) -> None:
         if not features.wants_idmapped_mounts(spec):

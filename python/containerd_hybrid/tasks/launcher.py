@@ -241,6 +241,10 @@ class Launcher:
 
     async def _shut(self, shim: Shim) -> None:
         """Tell the shim to shut down, and see to it unless it has other tasks."""
+        if self._hosted(shim):
+            # Some shims only count their tasks, and would take the sandbox down with the last of them.
+            await shim.close()
+            return
         request = pb.ShutdownRequest(id=shim.bundle.id)
         told = await self._tell(shim, "Shutdown", request, self.timeouts.shutdown)
         if not self._shared(shim.bundle, shim.endpoint.address):
@@ -257,6 +261,11 @@ class Launcher:
     def _shared(self, bundle: Bundle, address: str) -> bool:
         """Whether the shim there has other tasks too, be they only in the making."""
         return any(s.endpoint.address == address and s.bundle != bundle and not s.leaving for s in self._live)
+
+    def _hosted(self, shim: Shim) -> bool:
+        """Whether the shim is that of a sandbox, which lives on without tasks."""
+        address = shim.endpoint.address
+        return any(s.is_sandbox and s is not shim and s.endpoint.address == address for s in self._live)
 
     async def _tell(
         self, shim: Shim, method: str, request: pb.DeleteRequest | pb.ShutdownRequest, timeout: float | None

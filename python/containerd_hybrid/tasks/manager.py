@@ -28,6 +28,7 @@ from containerd_hybrid.model.filters import FieldLookup, Filters
 from containerd_hybrid.model.identifiers import validate_identifier
 from containerd_hybrid.mounts.api import MountManager
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
+from containerd_hybrid.sandbox.api import SandboxStore
 from containerd_hybrid.tasks import information
 from containerd_hybrid.tasks.api import (
     CreateTask,
@@ -65,6 +66,7 @@ class ShimTaskManager:
         runtimes: Runtimes,
         launcher: Launcher,
         mounts: MountManager | None = None,
+        sandboxes: SandboxStore | None = None,
     ) -> None:
         self._containers = containers
         self._runtimes = runtimes
@@ -72,7 +74,7 @@ class ShimTaskManager:
         self._table = launcher.table
         self._timeouts = launcher.timeouts
         self._rootfs = RootFilesystems(mounts, launcher.programs)
-        self._creation = Creation(runtimes, launcher, self._rootfs)
+        self._creation = Creation(runtimes, launcher, self._rootfs, sandboxes)
 
     async def create(self, scope: Scope, request: CreateTask) -> int:
         """See :meth:`TaskManager.create`.

@@ -49,6 +49,8 @@ class Shim:
         self.lost = asyncio.Event()
         self.gone = asyncio.Event()
         self.pids: dict[str, int] = {}
+        # One that runs a sandbox is no task, though tasks may join it.
+        self.is_sandbox = False
         self._leaving = False
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._client = client
@@ -80,17 +82,20 @@ class Shim:
             UnavailableError: the shim is gone.
             DeadlineExceededError: no answer within ``timeout`` seconds.
         """
+        service = f"containerd.task.v{self.version}.Task"
+        return await self.ask(service, method, request, response, timeout)
+
+    async def ask(
+        self, service: str, method: str, request: Message, response: type[M], timeout: float | None = None
+    ) -> M:
+        """Call any service of the shim; raises as :meth:`call`."""
         payload = await self._client.call(
-            f"containerd.task.v{self.version}.Task",
-            method,
-            request.SerializeToString(),
-            timeout=timeout,
-            metadata=self._metadata,
+            service, method, request.SerializeToString(), timeout=timeout, metadata=self._metadata
         )
         try:
             return response.FromString(payload)
         except DecodeError as error:
-            raise UnknownError(f"the shim of task {self.bundle.id} answered {method} with rubbish") from error
+            raise UnknownError(f"the shim of {self.bundle.id} answered {method} with rubbish") from error
 
     async def call_downgrading(
         self, method: str, request: Message, response: type[M], timeout: float | None = None

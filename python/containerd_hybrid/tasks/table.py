@@ -60,7 +60,9 @@ class TaskTable:
 
     def within(self, namespace: str) -> list[Shim]:
         """The tasks of a namespace."""
-        return [shim for (owner, _), shim in self._shims.items() if owner == namespace]
+        return [
+            shim for (owner, _), shim in self._shims.items() if owner == namespace and not shim.is_sandbox
+        ]
 
     def all(self) -> list[Shim]:
         return list(self._shims.values())

@@ -43,6 +43,9 @@ SAMPLES = [
     api.TaskDelete("c", 7, 137, 1_700_000_000_123_456_789, "e"),
     api.TaskDelete("c", 7, 0, 0),
     api.TaskExit("c", "c", 7, 255, 1),
+    api.SandboxCreate("s"),
+    api.SandboxStart("s"),
+    api.SandboxExit("s", 3, 1_700_000_000_000_000_001),
 ]
 
 

@@ -16,6 +16,7 @@ from containerd_hybrid.app.builtins.storage import Differ, Metadata
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
+    from containerd_hybrid.sandbox.api import SandboxController
     from containerd_hybrid.streaming.api import StreamManager
     from containerd_hybrid.tasks.api import TaskManager
     from containerd_hybrid.tasks.launcher import Launcher
@@ -94,9 +95,33 @@ def own_program() -> Path:
     return Path(shutil.which(_PROGRAM) or beside)
 
 
+async def _sandbox_controller(context: InitContext) -> SandboxController:
+    from containerd_hybrid._programs import shim_path
+    from containerd_hybrid.tasks.bundle import Bundles
+    from containerd_hybrid.tasks.launcher import Launcher
+    from containerd_hybrid.tasks.runtimes import Runtimes
+    from containerd_hybrid.tasks.sandboxes import ShimSandboxController
+
+    controller = ShimSandboxController(
+        Runtimes(shim_path),
+        context.get(PluginType.SHIM, Launcher),
+        Bundles(context.root, context.state),
+    )
+    context.on_close(controller.close)
+    report = await controller.adopt()
+    for name in report.adopted:
+        logger.info("sandbox adopted", extra={"sandbox": name})
+    for name in report.cleaned:
+        logger.info("dead sandbox cleaned up", extra={"sandbox": name})
+    for name, reason in report.failed.items():
+        logger.warning("sandbox not cleaned up", extra={"sandbox": name, "error": reason})
+    return controller
+
+
 async def _tasks(context: InitContext) -> TaskManager:
     from containerd_hybrid._programs import shim_path
     from containerd_hybrid.mounts.api import MountManager
+    from containerd_hybrid.sandbox.api import SandboxStore
     from containerd_hybrid.tasks.adoption import Adoption
     from containerd_hybrid.tasks.launcher import Launcher
     from containerd_hybrid.tasks.manager import ShimTaskManager
@@ -108,7 +133,8 @@ async def _tasks(context: InitContext) -> TaskManager:
     containers = context.get(PluginType.METADATA, Metadata).containers
     runtimes = Runtimes(shim_path)
     mounts = context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")
-    manager = ShimTaskManager(containers, runtimes, launcher, mounts)
+    sandboxes = context.get(PluginType.SANDBOX_STORE, SandboxStore, "local")
+    manager = ShimTaskManager(containers, runtimes, launcher, mounts, sandboxes)
     context.on_close(manager.close)
     report = await Adoption(containers, runtimes, launcher).run()
     for name in report.adopted:
@@ -169,12 +195,21 @@ PLUGINS = (
     Plugin(
         PluginType.SHIM, "manager", _shims, (PluginType.EVENT, PluginType.MOUNT_MANAGER), config=ShimConfig
     ),
+    Plugin(PluginType.SANDBOX_CONTROLLER, "shim", _sandbox_controller, (PluginType.SHIM, PluginType.EVENT)),
     Plugin(
         PluginType.RUNTIME,
         "task",
         _tasks,
-        (PluginType.METADATA, PluginType.SHIM, PluginType.MOUNT_MANAGER),
+        (
+            PluginType.METADATA,
+            PluginType.SHIM,
+            PluginType.MOUNT_MANAGER,
+            PluginType.SANDBOX_STORE,
+            # Sandboxes are adopted before the tasks that joined them.
+            PluginType.SANDBOX_CONTROLLER,
+        ),
         config=TaskConfig,
+        exports={"log-uri-schemes": "fifo,binary,binary-v2,file"},
     ),
     Plugin(PluginType.STREAMING, "manager", _streams),
     Plugin(

@@ -93,6 +93,26 @@ def _namespaces(context: InitContext) -> Served:
     return _serving(NamespacesService(_metadata(context).namespaces))
 
 
+def _sandboxes(context: InitContext) -> Served:
+    from containerd_hybrid.rpc.services.sandboxes import SandboxStoreService
+    from containerd_hybrid.sandbox.api import SandboxStore
+
+    return _serving(SandboxStoreService(context.get(PluginType.SANDBOX_STORE, SandboxStore, "local")))
+
+
+def _sandbox_controllers(context: InitContext) -> Served:
+    from containerd_hybrid.events.api import EventExchange
+    from containerd_hybrid.rpc.services.sandboxes import SandboxControllerService
+    from containerd_hybrid.sandbox.api import SandboxController
+
+    controllers = {
+        **context.all(PluginType.PODSANDBOX_CONTROLLER, SandboxController),
+        **context.all(PluginType.SANDBOX_CONTROLLER, SandboxController),
+    }
+    events = context.get(PluginType.EVENT, EventExchange)
+    return _serving(SandboxControllerService(controllers, events))
+
+
 def _snapshots(context: InitContext) -> Served:
     from containerd_hybrid.rpc.services.snapshots import SnapshotsService
 
@@ -154,6 +174,14 @@ PLUGINS = (
     _grpc("leases", _leases, PluginType.LEASE, PluginType.GC),
     _grpc("mounts", _mounts, PluginType.MOUNT_MANAGER),
     _grpc("namespaces", _namespaces, PluginType.METADATA),
+    _grpc(
+        "sandbox-controllers",
+        _sandbox_controllers,
+        PluginType.PODSANDBOX_CONTROLLER,
+        PluginType.SANDBOX_CONTROLLER,
+        PluginType.EVENT,
+    ),
+    _grpc("sandboxes", _sandboxes, PluginType.SANDBOX_STORE),
     _grpc("snapshots", _snapshots, *_STORED),
     _grpc("streaming", _streaming, PluginType.STREAMING),
     _grpc("tasks", _tasks, PluginType.RUNTIME),

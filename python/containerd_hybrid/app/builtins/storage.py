@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from containerd_hybrid.metadata.api import Collector, Database, NamespaceStore
     from containerd_hybrid.metadata.locks import BlobLocks
     from containerd_hybrid.mounts.api import Mounter, MountHandler, MountManager
+    from containerd_hybrid.sandbox.api import SandboxStore
     from containerd_hybrid.snapshots.api import SnapshotDriver, Snapshotter
 
 logger = logging.getLogger(__name__)
@@ -240,6 +241,12 @@ def _leases(context: InitContext) -> LeaseManager:
     return context.get(PluginType.METADATA, Metadata).leases
 
 
+def _sandboxes(context: InitContext) -> SandboxStore:
+    from containerd_hybrid.metadata.sandboxes import MetadataSandboxStore
+
+    return MetadataSandboxStore(context.get(PluginType.METADATA, Metadata).database)
+
+
 async def _mounts(context: InitContext) -> Mounter:
     from containerd_hybrid.mounts.linux import LinuxMounter
 
@@ -313,6 +320,7 @@ PLUGINS = (
         config=GcConfig,
     ),
     Plugin(PluginType.LEASE, "manager", _leases, (PluginType.METADATA,)),
+    Plugin(PluginType.SANDBOX_STORE, "local", _sandboxes, (PluginType.METADATA,)),
     Plugin(PluginType.MOUNT_HANDLER, "loop", _loop),
     Plugin(PluginType.MOUNT_MANAGER, "local", _mounts),
     Plugin(
