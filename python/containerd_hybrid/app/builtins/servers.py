@@ -123,8 +123,10 @@ def _ttrpc(context: InitContext) -> Server:
 
 
 def grpc_services(context: InitContext) -> list[Service]:
-    """The services of every plug-in that has some."""
-    return [service for served in _served(context) for service in served.grpc]
+    """The services of every plug-in that has some, and reflection over them."""
+    from containerd_hybrid.rpc.services.reflection import reflecting
+
+    return reflecting(service for served in _served(context) for service in served.grpc)
 
 
 def wrapped(context: InitContext, services: Iterable[Service]) -> tuple[Service, ...]:
