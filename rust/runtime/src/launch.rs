@@ -27,7 +27,10 @@ pub struct Meanwhile<'a> {
 pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
     let vectors = Vectors::new(&plan.process);
     let (ours, theirs) = sys::socket_pair().context(|| "a pair of sockets".into())?;
-    let between = !plan.joins.is_empty() || plan.time_offsets.is_some();
+    // What the process sets before its namespaces needs the rights it loses in a new user namespace.
+    let between = !plan.joins.is_empty()
+        || plan.time_offsets.is_some()
+        || plan.clone_flags & libc::CLONE_NEWUSER as u64 != 0;
     let made = if between {
         // SAFETY: the child runs `child::between`, which does what clone3 asks for and never returns.
         unsafe { sys::clone3(0, None) }

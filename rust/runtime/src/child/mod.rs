@@ -161,6 +161,11 @@ fn join(plan: &Plan) -> Outcome<()> {
 }
 
 fn set_up(plan: &Plan, maker: RawFd) -> Outcome<()> {
+    let root = plan.rootfs.as_ref();
+    let root = match root {
+        Some(root) => Some((root, rootfs::attach(root)?)),
+        None => None,
+    };
     if plan.clone_flags & libc::CLONE_NEWUSER as u64 != 0 {
         Message::Identity.send(maker, None).at(Step::Handshake)?;
         wire::wait_for_answer(maker).at(Step::Handshake)?;
@@ -195,8 +200,8 @@ fn set_up(plan: &Plan, maker: RawFd) -> Outcome<()> {
         write_file(path, value).at_item(Step::Sysctl, index)?;
     }
     process::schedule(&plan.process)?;
-    match &plan.rootfs {
-        Some(root) => rootfs::set_up(plan, root, maker),
+    match &root {
+        Some((root, fd)) => rootfs::set_up(plan, root, fd.as_raw_fd(), maker),
         None => process::terminal_of_exec(plan, maker),
     }
 }

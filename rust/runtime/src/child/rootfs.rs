@@ -11,9 +11,7 @@ use crate::plan::{Device, Mount, Plan, Rootfs, What};
 use crate::sys::{self, Errno, MountAttr};
 use crate::wire::{self, Message, Step};
 
-pub fn set_up(plan: &Plan, root: &Rootfs, maker: RawFd) -> Outcome<()> {
-    let fd = open_root(root)?;
-    let at = fd.as_raw_fd();
+pub fn set_up(plan: &Plan, root: &Rootfs, at: RawFd, maker: RawFd) -> Outcome<()> {
     sys::umask(0o022);
     for (index, mount) in root.mounts.iter().enumerate() {
         apply(at, mount, index)?;
@@ -51,7 +49,8 @@ pub fn set_up(plan: &Plan, root: &Rootfs, maker: RawFd) -> Outcome<()> {
     process::write_labels(plan, labels)
 }
 
-fn open_root(root: &Rootfs) -> Outcome<OwnedFd> {
+/// Puts the root's tree in its place. Done as the host's user still, who may go everywhere there.
+pub fn attach(root: &Rootfs) -> Outcome<OwnedFd> {
     if root.only_chroot {
         return sys::open(&root.path, libc::O_PATH | libc::O_DIRECTORY).at(Step::Rootfs);
     }
@@ -63,8 +62,8 @@ fn open_root(root: &Rootfs) -> Outcome<OwnedFd> {
     // pivot_root wants the mount it is on to be private, whatever the container asks for.
     private_parent(&root.path).at(Step::RootPropagation)?;
     sys::move_mount(tree.as_raw_fd(), place.as_raw_fd()).at(Step::Rootfs)?;
-    // Opened again by its path: now it is the mount.
-    sys::open(&root.path, libc::O_PATH | libc::O_DIRECTORY).at(Step::Rootfs)
+    // The tree's descriptor stands for the mount's root.
+    sys::openat(tree.as_raw_fd(), c".", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Rootfs)
 }
 
 /// Makes the mount that `path` lies on private: the nearest place above that is a mount.
@@ -299,8 +298,11 @@ fn change_root(fd: RawFd, root: &Rootfs) -> Outcome<()> {
         sys::chroot(c".").at(Step::Pivot)?;
         return sys::chdir(c"/").at(Step::Pivot);
     }
-    // Both on the same place: the old root ends up on top of the new one, and goes.
+    let old = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Step::Pivot)?;
+    // Both on the same place: the old root ends up on top of the new one, and goes, without taking
+    // anything of the host's along.
     sys::pivot_root(c".", c".").at(Step::Pivot)?;
+    sys::fchdir(old.as_raw_fd()).at(Step::Pivot)?;
     sys::remount(c".", libc::MS_SLAVE | libc::MS_REC).at(Step::Pivot)?;
     sys::umount(c".", libc::MNT_DETACH).at(Step::Pivot)?;
     sys::chdir(c"/").at(Step::Pivot)
