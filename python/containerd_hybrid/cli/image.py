@@ -12,6 +12,7 @@ from containerd_hybrid.cli.arguments import parser
 from containerd_hybrid.cli.each import for_each
 from containerd_hybrid.cli.find import familiar, find_image
 from containerd_hybrid.cli.main import Parser
+from containerd_hybrid.cli.registry import pull, push
 from containerd_hybrid.cli.session import Session
 from containerd_hybrid.cli.show import age, size, table, timestamp
 from containerd_hybrid.client.client import AsyncClient
@@ -210,6 +211,8 @@ _DESCRIPTION = """\
 Look after images.
 
 verbs:
+  pull       fetch an image from its registry
+  push       send an image to a registry
   import     read images from an archive
   export     write images into an archive
   ls         list images
@@ -221,6 +224,8 @@ _VERBS: dict[str, Callable[[Sequence[str], Session], int]] = {
     "import": _import,
     "export": _export,
     "ls": _list,
+    "pull": pull,
+    "push": push,
     "rm": _remove,
     "tag": _tag,
     "unpack": _unpack,

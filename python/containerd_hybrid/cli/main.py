@@ -17,6 +17,8 @@ import containerd_hybrid
 _MODULES = {
     "image": "image",
     "images": "image",
+    "pull": "registry",
+    "push": "registry",
     "run": "run",
     "exec": "exec",
     "ps": "ps",
@@ -41,7 +43,9 @@ commands:
   stop       ask containers to end, and end them
   kill       send a signal
   rm         remove containers
-  image      import, ls, rm, tag, export, unpack
+  pull       fetch an image from its registry
+  push       send an image to a registry
+  image      pull, push, import, ls, rm, tag, export, unpack
   images     the same as image ls
   events     show what happens
   version    show the versions of client and daemon

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from containerd_hybrid.client.calls import Calls
 from containerd_hybrid.client.files import opened, replaced_file
+from containerd_hybrid.client.registries import registry_end
 from containerd_hybrid.client.streams import (
     ClientStream,
     open_stream,
@@ -37,6 +38,7 @@ from containerd_hybrid.proto.services.content.v1 import content_pb2
 from containerd_hybrid.proto.services.images.v1 import images_pb2
 from containerd_hybrid.proto.services.transfer.v1 import transfer_pb2
 from containerd_hybrid.proto.types.transfer import imagestore_pb2, importexport_pb2, progress_pb2
+from containerd_hybrid.registry.api import RegistryOptions
 from containerd_hybrid.transfer.api import Progress, ProgressSink
 from containerd_hybrid.wire import descriptor_from_wire, platform_to_wire
 
@@ -103,6 +105,64 @@ class AsyncImages:
             name=image.name, unpacks=[_unpack(platform or Platform.host(), snapshotter)]
         )
         await self._transfer(store, target)
+
+    async def pull(
+        self,
+        name: str,
+        *,
+        platform: Platform | None = None,
+        all_platforms: bool = False,
+        unpack: bool = True,
+        snapshotter: str = "",
+        registry: RegistryOptions | None = None,
+        progress: ProgressSink | None = None,
+    ) -> Image:
+        """Pull an image from its registry; what is here already is not fetched again.
+
+        Of an index the layers of ``platform`` (default: this machine's) are taken, of the other
+        platforms what describes them. ``registry`` says how to reach it; paths in it are the daemon's.
+
+        Raises:
+            NotFoundError: the registry has no such image, or none for the platform.
+            UnauthenticatedError, PermissionDeniedError: credentials are missing, wrong, or not enough.
+            UnavailableError: the registry cannot be reached; what was fetched is kept for the next try.
+        """
+        full = full_name(name)
+        wanted = platform or Platform.host()
+        target = imagestore_pb2.ImageStore(
+            name=full,
+            platforms=[] if all_platforms else [platform_to_wire(wanted)],
+            all_metadata=True,
+            unpacks=[_unpack(wanted, snapshotter)] if unpack else [],
+        )
+        async with registry_end(self._calls, full, registry or RegistryOptions()) as source:
+            await self._transfer(source, target, progress)
+        return await self.get(full)
+
+    async def push(
+        self,
+        name: str,
+        target: str = "",
+        *,
+        platform: Platform | None = None,
+        registry: RegistryOptions | None = None,
+        progress: ProgressSink | None = None,
+    ) -> None:
+        """Push an image to the registry that its name says, or as ``target`` to another one.
+
+        With ``platform`` only that one's manifest and layers of an index are sent, with the index.
+
+        Raises:
+            NotFoundError: the image, or a part of it, is not here.
+            UnauthenticatedError, PermissionDeniedError: credentials are missing, wrong, or not enough.
+        """
+        image = await self.get(name)
+        place = full_name(target or image.name)
+        source = imagestore_pb2.ImageStore(
+            name=image.name, platforms=[platform_to_wire(platform)] if platform else []
+        )
+        async with registry_end(self._calls, place, registry or RegistryOptions()) as end:
+            await self._transfer(source, end, progress)
 
     async def import_archive(
         self,

@@ -25,6 +25,7 @@ from containerd_hybrid.client.stdio import Streams
 from containerd_hybrid.images.api import Image
 from containerd_hybrid.model import Platform
 from containerd_hybrid.model.manifest import ImageConfig, Manifest
+from containerd_hybrid.registry.api import RegistryOptions
 from containerd_hybrid.tasks.api import Status
 from containerd_hybrid.transfer.api import ProgressSink
 
@@ -229,6 +230,60 @@ class Images:
         """Unpack an image that is here; what is unpacked already costs nothing."""
         self._portal.call(self._wrapped.unpack(name, snapshotter=snapshotter, platform=platform))
 
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: Platform | None = None,
+        all_platforms: bool = False,
+        unpack: bool = True,
+        snapshotter: str = "",
+        registry: RegistryOptions | None = None,
+        progress: ProgressSink | None = None,
+    ) -> Image:
+        """Pull an image from its registry; what is here already is not fetched again.
+
+        Of an index the layers of ``platform`` (default: this machine's) are taken, of the other
+        platforms what describes them. ``registry`` says how to reach it; paths in it are the daemon's.
+
+        Raises:
+            NotFoundError: the registry has no such image, or none for the platform.
+            UnauthenticatedError, PermissionDeniedError: credentials are missing, wrong, or not enough.
+            UnavailableError: the registry cannot be reached; what was fetched is kept for the next try.
+        """
+        return self._portal.call(
+            self._wrapped.pull(
+                name,
+                platform=platform,
+                all_platforms=all_platforms,
+                unpack=unpack,
+                snapshotter=snapshotter,
+                registry=registry,
+                progress=progress,
+            )
+        )
+
+    def push(
+        self,
+        name: str,
+        target: str = "",
+        *,
+        platform: Platform | None = None,
+        registry: RegistryOptions | None = None,
+        progress: ProgressSink | None = None,
+    ) -> None:
+        """Push an image to the registry that its name says, or as ``target`` to another one.
+
+        With ``platform`` only that one's manifest and layers of an index are sent, with the index.
+
+        Raises:
+            NotFoundError: the image, or a part of it, is not here.
+            UnauthenticatedError, PermissionDeniedError: credentials are missing, wrong, or not enough.
+        """
+        self._portal.call(
+            self._wrapped.push(name, target, platform=platform, registry=registry, progress=progress)
+        )
+
     def import_archive(
         self,
         archive: str | Path | BinaryIO,
@@ -384,7 +439,7 @@ class Client:
     def events(self, filters: Sequence[str] = ()) -> Iterator[Event]:
         """What happens in this namespace from now on, without end.
 
-        Only that for which one of the ``filters`` holds, such as ``topic~=^/tasks/``, if there are any.
+        Only that for which one of the ``filters`` holds, such as ``topic~="^/tasks/"``, if there are any.
         """
         return self._portal.iterate(self._wrapped.events(filters))
 
