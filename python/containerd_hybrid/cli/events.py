@@ -17,7 +17,12 @@ FAILURE = 1
 def main(command: str, arguments: Sequence[str], session: Session) -> int:
     options = parser(command, "Show what happens in the namespace, until interrupted.")
     options.add_argument(
-        "-f", "--filter", action="append", default=[], metavar="FILTER", help="such as 'topic~=^/tasks/'"
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="""such as 'topic~="^/tasks/"'""",
     )
     options.add_argument("--format", choices=("text", "json"), default="text", help="json: one object a line")
     chosen = options.parse_args(arguments)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from containerd_hybrid.client.api import Transport
-from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.errors import HybridError, NotFoundError
 from containerd_hybrid.leases.api import EXPIRE_LABEL
 from containerd_hybrid.proto.services.leases.v1 import leases_pb2
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def fresh_name(length: int) -> str:
@@ -87,3 +89,27 @@ class Calls:
         finally:
             with suppress(NotFoundError):
                 await self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=lease), Empty)
+
+
+async def to_the_end(step: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[object]]) -> T:
+    """Wait for a call that makes something even when cancelled, and ``undo`` what it made in that case.
+
+    The cancellation comes out when that is done.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError as error:
+        if not task.done():
+            await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            await undone(error, undo())
+        raise
+
+
+async def undone(error: BaseException, clean_up: Awaitable[object]) -> None:
+    """Clean up after an error. A failure of that must not hide the error that made it necessary."""
+    try:
+        await clean_up
+    except HybridError as further:
+        error.add_note(f"it could not be cleaned up either: {further}")

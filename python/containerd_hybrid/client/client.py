@@ -48,7 +48,7 @@ class AsyncClient:
     async def events(self, filters: Sequence[str] = ()) -> AsyncIterator[Event]:
         """What happens in this namespace from now on, without end.
 
-        Only that for which one of the ``filters`` holds, such as ``topic~=^/tasks/``, if there are any.
+        Only that for which one of the ``filters`` holds, such as ``topic~="^/tasks/"``, if there are any.
         """
         request = events_pb2.SubscribeRequest(filters=in_namespace(self.namespace, filters))
         messages = self._calls.server_stream(_EVENTS, "Subscribe", request, event_pb2.Envelope)

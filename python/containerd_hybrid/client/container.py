@@ -14,13 +14,13 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from containerd_hybrid.client.calls import Calls, fresh_name
+from containerd_hybrid.client.calls import Calls, fresh_name, to_the_end, undone
 from containerd_hybrid.client.options import User
 from containerd_hybrid.client.process import AsyncProcess
 from containerd_hybrid.client.spec import PROCESS_TYPE
-from containerd_hybrid.client.stdio import ProcessStreams, Streams
+from containerd_hybrid.client.stdio import NOWHERE, ProcessStreams, Streams
 from containerd_hybrid.client.users import resolve_user
-from containerd_hybrid.errors import FailedPreconditionError, HybridError, NotFoundError
+from containerd_hybrid.errors import FailedPreconditionError, NotFoundError
 from containerd_hybrid.proto.services.containers.v1 import containers_pb2
 from containerd_hybrid.proto.services.snapshots.v1 import snapshots_pb2
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2
@@ -131,7 +131,9 @@ class AsyncContainer:
                 stderr=opened.stderr,
                 terminal=opened.terminal,
             )
-            answer = await self._calls.unary(_TASKS, "Create", request, tasks_pb2.CreateTaskResponse)
+            answer = await to_the_end(
+                self._calls.unary(_TASKS, "Create", request, tasks_pb2.CreateTaskResponse), process.discard
+            )
         except BaseException:
             await opened.close()
             raise
@@ -191,18 +193,20 @@ class AsyncContainer:
                 container_id=self.id,
                 exec_id=process.exec_id,
                 stdin=opened.stdin,
-                stdout=opened.stdout,
-                stderr=opened.stderr,
+                # Without any streams, shims of old daemons give an exec a /dev/null that it cannot write.
+                stdout=opened.stdout or NOWHERE,
+                stderr=opened.stderr or ("" if terminal else NOWHERE),
                 terminal=opened.terminal,
                 spec=AnyMessage(type_url=PROCESS_TYPE, value=json.dumps(spec).encode()),
             )
-            await self._calls.unary(_TASKS, "Exec", request, Empty)
+            await to_the_end(self._calls.unary(_TASKS, "Exec", request, Empty), process.discard)
         except BaseException:
             await opened.close()
             raise
-        opened.start()
         process._streams = opened
         await _start(process)
+        # Only now, because the end of the input means nothing to a process that does not run yet.
+        opened.start()
         return process
 
     async def remove(self, *, force: bool = False) -> None:
@@ -260,10 +264,7 @@ async def _start(process: AsyncProcess) -> None:
     try:
         await process.start()
     except BaseException as error:
-        try:
-            await process.discard()
-        except HybridError as further:
-            error.add_note(f"it could not be cleaned up either: {further}")
+        await undone(error, process.discard())
         raise
 
 

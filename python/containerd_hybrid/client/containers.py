@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
-from containerd_hybrid.client.calls import Calls, fresh_name
+from containerd_hybrid.client.calls import Calls, fresh_name, to_the_end
 from containerd_hybrid.client.container import AsyncContainer, ContainerInfo, container_info
 from containerd_hybrid.client.images import AsyncImages
 from containerd_hybrid.client.options import RunOptions, User
@@ -118,8 +118,7 @@ class AsyncContainers:
                     snapshotter=snapshotter,
                     snapshot_key=container_id,
                 )
-                request = containers_pb2.CreateContainerRequest(container=record)
-                await calls.unary(_CONTAINERS, "Create", request, containers_pb2.CreateContainerResponse)
+                await self._create(calls, record)
             except BaseException:
                 await self._remove_snapshot(calls, snapshotter, container_id)
                 raise
@@ -151,6 +150,14 @@ class AsyncContainers:
         finally:
             await asyncio.shield(asyncio.ensure_future(container.remove(force=True)))
         return Completed(ended.status, bytes(stdout), bytes(stderr))
+
+    async def _create(self, calls: Calls, record: containers_pb2.Container) -> None:
+        request = containers_pb2.CreateContainerRequest(container=record)
+        deletion = containers_pb2.DeleteContainerRequest(id=record.id)
+        await to_the_end(
+            calls.unary(_CONTAINERS, "Create", request, containers_pb2.CreateContainerResponse),
+            lambda: calls.unary(_CONTAINERS, "Delete", deletion, Empty),
+        )
 
     async def _prepare(
         self, calls: Calls, image: Image, config: ImageConfig, key: str, snapshotter: str

@@ -52,7 +52,7 @@ def event_from_wire(envelope: event_pb2.Envelope) -> Event:
 
 def in_namespace(namespace: str, filters: Sequence[str]) -> list[str]:
     """The filters, each narrowed to a namespace: daemons tell of all of them."""
-    here = f"namespace=={namespace}"
+    here = f'namespace=="{namespace}"'
     return [f"{given},{here}" for given in filters] or [here]
 
 

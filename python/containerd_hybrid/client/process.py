@@ -17,6 +17,7 @@ from containerd_hybrid.errors import (
     HybridError,
     InvalidArgumentError,
     NotFoundError,
+    UnknownError,
 )
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2
 from containerd_hybrid.tasks.api import Status
@@ -24,6 +25,7 @@ from containerd_hybrid.tasks.api import Status
 _TASKS = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
 # A killed process that is not gone by then waits for the kernel, for a dead disk perhaps.
 _KILL_SECONDS = 30.0
+_ALIVE = frozenset({Status.RUNNING, Status.PAUSED, Status.PAUSING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +212,11 @@ class AsyncProcess:
             method = "Delete"
         try:
             answer = await self._calls.unary(_TASKS, method, request, tasks_pb2.DeleteResponse)
-        except FailedPreconditionError as error:
-            raise FailedPreconditionError(
-                f"{self._name} still runs: stop it first ({error.message})"
-            ) from error
+        except (FailedPreconditionError, UnknownError) as error:
+            # Older daemons have no code of their own for this.
+            if await self.status() not in _ALIVE:
+                raise
+            raise FailedPreconditionError(f"{self._name} still runs: stop it first") from error
         return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
 
     @property

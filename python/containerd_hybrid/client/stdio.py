@@ -17,7 +17,7 @@ from pathlib import Path
 
 from containerd_hybrid.client.pumps import Gate, Sink, Source, pump_input, pump_output
 
-_NOWHERE = "/dev/null"
+NOWHERE = "/dev/null"
 # Output that nobody takes (a pager that is left alone) must not keep a caller who has finished.
 _CLOSING_SECONDS = 1.0
 
@@ -62,7 +62,7 @@ class ProcessStreams:
         return opened
 
     def start(self) -> None:
-        """Begin to copy; call it once the shim was told about the FIFOs."""
+        """Begin to copy; call it once the shim has the FIFOs, and an end of the input counts."""
         for descriptor, sink in self._outputs:
             self._threads.append(self._in_thread(pump_output, descriptor, sink, self._gate.watch()))
         self._outputs = []
@@ -100,7 +100,7 @@ class ProcessStreams:
         wanted = self._streams
         if wanted.stdin is None and wanted.stdout is None and wanted.stderr is None and not self.terminal:
             return
-        folder = _fifo_root() / f"containerd-hybrid-fifo-{os.urandom(8).hex()}"
+        folder = _fifo_root() / f"containerd-hybrid-fifo-{os.getpid()}-{os.urandom(6).hex()}"
         folder.mkdir(0o700)
         self._folder = folder
         if wanted.stdin is not None:
@@ -118,7 +118,7 @@ class ProcessStreams:
 
     def _output(self, name: str, sink: Sink, *, always: bool = False) -> str:
         if sink is None and not always:
-            return _NOWHERE
+            return NOWHERE
         path = self._make(name)
         self._outputs.append((os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), sink))
         return path

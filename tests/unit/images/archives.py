@@ -48,7 +48,7 @@ def tar_bytes(entries: Mapping[str, bytes | str | tarfile.TarInfo]) -> bytes:
                 archive.addfile(content)
                 continue
             info = tarfile.TarInfo(name.rstrip("/"))
-            info.mode = 0o755
+            info.mode = 0o644 if name.startswith("etc/") else 0o755
             if name.endswith("/"):
                 info.type = tarfile.DIRTYPE
                 info.mode = 0o1777 if name == "tmp/" else 0o755
