@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from containerd_hybrid.errors import HybridError
 from containerd_hybrid.model import Platform
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.deprecations import Deprecation
 from containerd_hybrid.rpc.api import Service
 
 T = TypeVar("T")
@@ -179,6 +180,18 @@ class InformingPlugin(Protocol):
         Raises:
             UnimplementedError: not a question for this plug-in.
         """
+        ...
+
+
+class SeenDeprecations(Protocol):
+    """What the plug-in of type WARNING is, for introspection and for those who notice a deprecated use."""
+
+    def warn(self, deprecation: Deprecation) -> None:
+        """Note a use of it now."""
+        ...
+
+    def seen(self) -> Mapping[Deprecation, int]:
+        """When each was used last, in Unix nanoseconds."""
         ...
 
 

@@ -78,7 +78,11 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class CreateTask:
-    """What a client says when it creates a task."""
+    """What a client says when it creates a task.
+
+    ``task_api_address`` is where the shim of the container's sandbox serves tasks, when that is not one of
+    ours: ``PROTOCOL+unix://PATH``; ``task_api_version`` is its version of the task API.
+    """
 
     container_id: str
     rootfs: tuple[Mount, ...] = ()
@@ -86,6 +90,8 @@ class CreateTask:
     checkpoint: str = ""
     options: AnyValue | None = None
     runtime_path: str = ""
+    task_api_address: str = ""
+    task_api_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@
         work -> <root>/<namespace>/<id> survives a reboot, unlike state
         shim-binary-path                the shim program, for a restarted daemon
         bootstrap.json                  how to reach the shim
+        sandbox                         whose shim it joined, if it did
+        guest                           there if that shim is somebody else's
         log                             FIFO of the shim's log
         address runtime options.json init.pid log.json …   written by the shim
 
@@ -36,6 +38,7 @@ SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 _SHIM_PATH = "shim-binary-path"
 _SANDBOX = "sandbox"
+_GUEST = "guest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,13 @@ class Bundle:
     def record_sandbox(self, sandbox: str) -> None:
         """Note whose shim the task joined."""
         write_private(self.path / _SANDBOX, sandbox.encode())
+
+    def record_guest(self) -> None:
+        """Note that the shim it joined is not ours to shut down."""
+        write_private(self.path / _GUEST, b"")
+
+    def is_guest(self) -> bool:
+        return (self.path / _GUEST).exists()
 
 
 class Bundles:

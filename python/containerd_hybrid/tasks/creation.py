@@ -15,16 +15,18 @@ from containerd_hybrid.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
+    UnimplementedError,
     error_for_code,
 )
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.deprecations import Deprecation, Warn
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.proto.types.runc import options_pb2
 from containerd_hybrid.sandbox.api import SandboxStore
 from containerd_hybrid.tasks import features
 from containerd_hybrid.tasks.api import CreateTask
-from containerd_hybrid.tasks.bootstrap import CURRENT_VERSION
+from containerd_hybrid.tasks.bootstrap import CURRENT_VERSION, Endpoint
 from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.rootfs import RootFilesystems
@@ -46,9 +48,11 @@ class Creation:
         launcher: Launcher,
         rootfs: RootFilesystems,
         sandboxes: SandboxStore | None = None,
+        warn: Warn = lambda _: None,
     ) -> None:
         self._runtimes = runtimes
         self._sandboxes = sandboxes
+        self._warn = warn
         self._rootfs = rootfs
         self._launcher = launcher
         self._table = launcher.table
@@ -131,23 +135,53 @@ class Creation:
 
     async def _shim(self, program: Path, bundle: Bundle, container: Container, request: CreateTask) -> Shim:
         if container.sandbox:
-            host = self._table.find(bundle.namespace, container.sandbox)
-            if host is None:
-                await self._refuse_lost_sandbox(bundle.namespace, container.sandbox)
+            endpoint, guest = await self._host(bundle.namespace, container.sandbox, request)
             # An older shim groups by itself: its start action leads to the one that runs.
-            if host is not None and host.version >= CURRENT_VERSION:
-                return await self._launcher.join(program, bundle, host.endpoint, container.sandbox)
+            if endpoint is not None and endpoint.version >= CURRENT_VERSION:
+                return await self._launcher.join(program, bundle, endpoint, container.sandbox, guest=guest)
         return await self._launcher.start(program, bundle, _options(container, request))
 
-    async def _refuse_lost_sandbox(self, namespace: str, sandbox: str) -> None:
-        """A sandbox that is on record but does not run cannot be joined, nor be replaced by one container."""
+    async def _host(self, namespace: str, sandbox: str, request: CreateTask) -> tuple[Endpoint | None, bool]:
+        """Where the shim of a sandbox serves tasks, and whether it is somebody else's.
+
+        A sandbox that is on record but does not run cannot be joined, nor be replaced by one container.
+        """
+        endpoint = self._given_endpoint(request)
+        host = self._table.find(namespace, sandbox) if endpoint is None else None
+        if host is not None:
+            return Endpoint(host.endpoint.address, host.version, host.endpoint.protocol), False
         if self._sandboxes is None:
-            return
+            return None, False
         try:
             await self._sandboxes.get(Scope(namespace), sandbox)
         except NotFoundError:
-            return
-        raise NotFoundError(f"can't find shim for sandbox {sandbox}: it does not run: not found")
+            log.warning("sandbox %s of task %s is not on record", sandbox, request.container_id)
+            return None, False
+        if endpoint is None:
+            raise NotFoundError(f"can't find shim for sandbox {sandbox}: it does not run: not found")
+        return endpoint, True
+
+    def _given_endpoint(self, request: CreateTask) -> Endpoint | None:
+        """What the request says about the sandbox's shim, or, as it was done once, runc's options in it."""
+        address, version = request.task_api_address, request.task_api_version
+        options = _runc_options(request.options)
+        if options is not None:
+            if not address and options.task_api_address:
+                self._warn(Deprecation.RUNC_OPTIONS_TASK_API_ADDRESS)
+                address = options.task_api_address
+            if not version and options.task_api_version:
+                self._warn(Deprecation.RUNC_OPTIONS_TASK_API_VERSION)
+                version = options.task_api_version
+        if not address:
+            return None
+        protocol, plus, place = address.partition("+")
+        if not plus:
+            raise InvalidArgumentError(
+                f"sandbox address {address!r}: must have the form PROTOCOL+unix://PATH, like ttrpc+unix://…"
+            )
+        if protocol != "ttrpc":
+            raise UnimplementedError(f"sandbox address {address!r}: this daemon speaks ttrpc with shims")
+        return Endpoint(place, version, protocol)
 
     async def _check_features(self, program: Path, spec: AnyValue, options: AnyValue | None) -> None:
         if not features.wants_idmapped_mounts(spec):
@@ -191,10 +225,15 @@ def _options(container: Container, request: CreateTask) -> AnyValue | None:
 
 def _checkpoint_of(options: AnyValue | None) -> str:
     """Where runc's options say a checkpoint to restore lies."""
+    found = _runc_options(options)
+    return found.criu_image_path if found is not None else ""
+
+
+def _runc_options(options: AnyValue | None) -> options_pb2.Options | None:
     if options is None or options.type_name != _RUNC_OPTIONS:
-        return ""
+        return None
     try:
-        return options_pb2.Options.FromString(options.value).criu_image_path
+        return options_pb2.Options.FromString(options.value)
     except DecodeError as error:
         raise InvalidArgumentError(f"invalid task create option: {error}") from error
 

@@ -96,9 +96,16 @@ class Launcher:
             shim_log.close()
             raise
 
-    async def join(self, program: Path | None, bundle: Bundle, endpoint: Endpoint, sandbox: str) -> Shim:
-        """Connect to the shim of a sandbox, which takes the bundle's task as another one of its own."""
+    async def join(
+        self, program: Path | None, bundle: Bundle, endpoint: Endpoint, sandbox: str, *, guest: bool = False
+    ) -> Shim:
+        """Connect to the shim of a sandbox, which takes the bundle's task as another one of its own.
+
+        As a ``guest`` of a shim that this daemon did not start, the task never shuts it down.
+        """
         await asyncio.to_thread(bundle.record_sandbox, sandbox)
+        if guest:
+            await asyncio.to_thread(bundle.record_guest)
         await asyncio.to_thread(bootstrap.save, bundle, endpoint)
         return await self.reconnect(program, bundle, endpoint)
 
@@ -213,6 +220,7 @@ class Launcher:
             address = f"@{address}"
         client = await self._connect(address, timeout=self.timeouts.load)
         shim = Shim(bundle, program, endpoint, client, shim_log)
+        shim.is_guest = await asyncio.to_thread(bundle.is_guest)
         self._live.add(shim)
         shim.on_lost(lambda: self._live.discard(shim))
         return shim
@@ -265,7 +273,9 @@ class Launcher:
     def _hosted(self, shim: Shim) -> bool:
         """Whether the shim is that of a sandbox, which lives on without tasks."""
         address = shim.endpoint.address
-        return any(s.is_sandbox and s is not shim and s.endpoint.address == address for s in self._live)
+        return shim.is_guest or any(
+            s.is_sandbox and s is not shim and s.endpoint.address == address for s in self._live
+        )
 
     async def _tell(
         self, shim: Shim, method: str, request: pb.DeleteRequest | pb.ShutdownRequest, timeout: float | None

@@ -24,6 +24,7 @@ from containerd_hybrid.errors import (
 )
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.deprecations import Warn
 from containerd_hybrid.model.filters import FieldLookup, Filters
 from containerd_hybrid.model.identifiers import validate_identifier
 from containerd_hybrid.mounts.api import MountManager
@@ -67,6 +68,7 @@ class ShimTaskManager:
         launcher: Launcher,
         mounts: MountManager | None = None,
         sandboxes: SandboxStore | None = None,
+        warn: Warn = lambda _: None,
     ) -> None:
         self._containers = containers
         self._runtimes = runtimes
@@ -74,7 +76,7 @@ class ShimTaskManager:
         self._table = launcher.table
         self._timeouts = launcher.timeouts
         self._rootfs = RootFilesystems(mounts, launcher.programs)
-        self._creation = Creation(runtimes, launcher, self._rootfs, sandboxes)
+        self._creation = Creation(runtimes, launcher, self._rootfs, sandboxes, warn)
 
     async def create(self, scope: Scope, request: CreateTask) -> int:
         """See :meth:`TaskManager.create`.

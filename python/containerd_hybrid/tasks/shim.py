@@ -51,6 +51,8 @@ class Shim:
         self.pids: dict[str, int] = {}
         # One that runs a sandbox is no task, though tasks may join it.
         self.is_sandbox = False
+        # A task in a shim that somebody else started, and will end.
+        self.is_guest = False
         self._leaving = False
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._client = client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
 from containerd_hybrid.app.api import Plugin, PluginStatus, PluginType, SkipPlugin
+from containerd_hybrid.app.deprecations import Deprecations, warn_of_host
 from containerd_hybrid.errors import FailedPreconditionError, NotFoundError, UnimplementedError
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.deprecations import Deprecation
 from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
 from containerd_hybrid.rpc.services.introspection import IntrospectionService
@@ -43,7 +46,7 @@ def service(tmp_path: Path) -> IntrospectionService:
         PluginStatus(plugin("quiet"), instance=object()),
         PluginStatus(plugin("broken"), SkipPlugin("no such device")),
     )
-    return IntrospectionService(catalog, tmp_path / "service" / "uuid")
+    return IntrospectionService(catalog, tmp_path / "service" / "uuid", Deprecations())
 
 
 def request(id: str, options: AnyMessage | None = None) -> pb.PluginInfoRequest:
@@ -88,3 +91,31 @@ async def test_the_server_keeps_its_identity(service: IntrospectionService, tmp_
     first = await service.server(Empty(), CALL)
     assert first.uuid == (await service.server(Empty(), CALL)).uuid
     assert first.uuid == (tmp_path / "service" / "uuid").read_text()
+
+
+async def test_the_server_tells_of_deprecated_use(tmp_path: Path) -> None:
+    deprecations = Deprecations()
+    service = IntrospectionService(Catalog(), tmp_path / "uuid", deprecations)
+    assert not (await service.server(Empty(), CALL)).deprecations
+    deprecations.warn(Deprecation.RUNC_OPTIONS_TASK_API_ADDRESS)
+    before = time.time()
+    deprecations.warn(Deprecation.RUNC_OPTIONS_TASK_API_ADDRESS)
+    (warning,) = (await service.server(Empty(), CALL)).deprecations
+    assert warning.id == "io.containerd.deprecation/runc-options-task-api-address"
+    assert "CreateTaskRequest" in warning.message
+    assert warning.last_occurrence.ToNanoseconds() >= before * 1e9
+
+
+def test_a_host_with_version_1_cgroups_is_warned_of(tmp_path: Path) -> None:
+    deprecations = Deprecations()
+    (tmp_path / "cgroup.controllers").touch()
+    warn_of_host(deprecations, tmp_path / "cgroup.controllers")
+    assert deprecations.seen() == {}
+    warn_of_host(deprecations, tmp_path / "nothing")
+    assert set(deprecations.seen()) == {Deprecation.CGROUP_V1}
+
+
+@pytest.mark.parametrize("deprecation", Deprecation)
+def test_every_deprecation_has_an_id_and_advice(deprecation: Deprecation) -> None:
+    assert deprecation.startswith("io.containerd.deprecation/")
+    assert deprecation.advice

@@ -17,20 +17,25 @@ from tests.unit.tasks.kit import QUICK, FakeContainers, RecordingEvents, Recordi
 from containerd_hybrid.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
+    UnavailableError,
     UnimplementedError,
     UnknownError,
 )
 from containerd_hybrid.events.api import TaskDelete, TaskExit
 from containerd_hybrid.model import Mount, Platform, Scope
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.deprecations import Deprecation
 from containerd_hybrid.proto.runtime.sandbox.v1 import sandbox_pb2 as pb
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2
 from containerd_hybrid.proto.types import metrics_pb2, platform_pb2
+from containerd_hybrid.proto.types.runc import options_pb2
 from containerd_hybrid.rpc.api import CallContext, Kind, Method, Service
 from containerd_hybrid.rpc.describe import service_from
 from containerd_hybrid.rpc.ttrpc_adaptor import server_methods
 from containerd_hybrid.sandbox.api import CreateSandbox, Sandbox, SandboxEnd, SandboxStatus
+from containerd_hybrid.tasks.adoption import Adoption
 from containerd_hybrid.tasks.api import AdoptionReport, CreateTask
 from containerd_hybrid.tasks.bundle import SPEC_TYPE, Bundles
 from containerd_hybrid.tasks.launcher import Launcher
@@ -147,6 +152,9 @@ class FakeSandboxShim:
         self.tasks.append(request.id)
         return shim_pb2.CreateTaskResponse(pid=1000)
 
+    async def _task_state(self, request: shim_pb2.StateRequest, call: CallContext) -> shim_pb2.StateResponse:
+        return shim_pb2.StateResponse(id=request.id, pid=1000)
+
     async def _delete_task(
         self, request: shim_pb2.DeleteRequest, call: CallContext
     ) -> shim_pb2.DeleteResponse:
@@ -160,6 +168,7 @@ class FakeSandboxShim:
     def _task_service(self) -> Service:
         methods = (
             ("Create", shim_pb2.CreateTaskRequest, shim_pb2.CreateTaskResponse, self._create_task),
+            ("State", shim_pb2.StateRequest, shim_pb2.StateResponse, self._task_state),
             ("Delete", shim_pb2.DeleteRequest, shim_pb2.DeleteResponse, self._delete_task),
             ("Shutdown", shim_pb2.ShutdownRequest, Empty, self._shutdown_task),
         )
@@ -202,7 +211,8 @@ class World:
         bundles.prepare()
         self.table = TaskTable()
         self.launcher = Launcher(bundles, self.table, self.events, RecordingMounter(), connect, settings)
-        runtimes = Runtimes(lambda: self.program)
+        self.warned: list[Deprecation] = []
+        runtimes = self.runtimes = Runtimes(lambda: self.program)
         self.sandbox_bundles = Bundles(self.folder / "root", self.folder / "state")
         self.sandbox_bundles.prepare()
         self.controller = ShimSandboxController(runtimes, self.launcher, self.sandbox_bundles)
@@ -211,6 +221,7 @@ class World:
             runtimes,
             self.launcher,
             sandboxes=self.records,  # type: ignore[arg-type]
+            warn=self.warned.append,
         )
 
     async def restart(self) -> AdoptionReport:
@@ -428,3 +439,56 @@ async def test_a_restarted_daemon_takes_away_what_was_never_created(world: World
     world.shim.fail = NotFoundError("no such sandbox")
     assert await world.restart() == AdoptionReport(cleaned=("ns/s1",))
     assert not world.bundle().exists()
+
+
+async def join_by(world: World, options: AnyValue | None = None, **fields: Any) -> None:
+    world.records.ids.add("s1")
+    world.containers.add("c1", sandbox="s1", runtime_name=str(world.program))
+    await world.tasks.create(NS, CreateTask("c1", options=options, **fields))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_the_shim_of_somebody_elses_sandbox_is_joined_and_left_alone(
+    world: World, restart: bool
+) -> None:
+    await join_by(world, task_api_address=f"ttrpc+unix://{world.socket}", task_api_version=3)
+    assert world.shim.tasks == ["c1"]
+    assert world.actions == []
+    if restart:
+        await world.restart()
+        assert (await Adoption(world.containers, world.runtimes, world.launcher).run()).adopted == ("ns/c1",)
+    await world.tasks.delete(NS, "c1")
+    assert world.shim.tasks == []
+    assert world.shim.task_shutdowns == 0
+    assert world.warned == []
+
+
+async def test_an_address_in_runcs_options_is_an_old_way(world: World) -> None:
+    options = options_pb2.Options(task_api_address=f"ttrpc+unix://{world.socket}", task_api_version=3)
+    await join_by(world, AnyValue("containerd.runc.v1.Options", options.SerializeToString()))
+    assert world.shim.tasks == ["c1"]
+    assert world.actions == []
+    assert world.warned == [
+        Deprecation.RUNC_OPTIONS_TASK_API_ADDRESS,
+        Deprecation.RUNC_OPTIONS_TASK_API_VERSION,
+    ]
+
+
+async def test_addresses_that_cannot_be_used(world: World) -> None:
+    with pytest.raises(InvalidArgumentError, match="must have the form"):
+        await join_by(world, task_api_address="unix:///x", task_api_version=3)
+    with pytest.raises(UnimplementedError, match="speaks ttrpc"):
+        await join_by(world, task_api_address="grpc+unix:///x", task_api_version=3)
+    with pytest.raises(UnavailableError):
+        await join_by(world, task_api_address="ttrpc+unix:///nobody/there", task_api_version=3)
+    assert list((world.folder / "tasks-state" / "ns").iterdir()) == []
+
+
+async def test_an_address_of_an_unknown_sandbox_or_an_older_shim_is_not_used(world: World) -> None:
+    address = f"ttrpc+unix://{world.socket}"
+    await join_by(world, task_api_address=address, task_api_version=2)
+    assert world.actions == ["start"]
+    world.records.ids.clear()
+    world.containers.add("c2", sandbox="s1", runtime_name=str(world.program))
+    await world.tasks.create(NS, CreateTask("c2", task_api_address=address, task_api_version=3))
+    assert world.actions == ["start", "start"]

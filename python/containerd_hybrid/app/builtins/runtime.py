@@ -120,6 +120,7 @@ async def _sandbox_controller(context: InitContext) -> SandboxController:
 
 async def _tasks(context: InitContext) -> TaskManager:
     from containerd_hybrid._programs import shim_path
+    from containerd_hybrid.app.deprecations import Deprecations
     from containerd_hybrid.mounts.api import MountManager
     from containerd_hybrid.sandbox.api import SandboxStore
     from containerd_hybrid.tasks.adoption import Adoption
@@ -134,7 +135,8 @@ async def _tasks(context: InitContext) -> TaskManager:
     runtimes = Runtimes(shim_path)
     mounts = context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")
     sandboxes = context.get(PluginType.SANDBOX_STORE, SandboxStore, "local")
-    manager = ShimTaskManager(containers, runtimes, launcher, mounts, sandboxes)
+    warn = context.get(PluginType.WARNING, Deprecations, "deprecations").warn
+    manager = ShimTaskManager(containers, runtimes, launcher, mounts, sandboxes, warn)
     context.on_close(manager.close)
     report = await Adoption(containers, runtimes, launcher).run()
     for name in report.adopted:
@@ -204,6 +206,7 @@ PLUGINS = (
             PluginType.METADATA,
             PluginType.SHIM,
             PluginType.MOUNT_MANAGER,
+            PluginType.WARNING,
             PluginType.SANDBOX_STORE,
             # Sandboxes are adopted before the tasks that joined them.
             PluginType.SANDBOX_CONTROLLER,

@@ -65,11 +65,13 @@ def _images(context: InitContext) -> Served:
 
 
 def _introspection(context: InitContext) -> Served:
+    from containerd_hybrid.app.deprecations import Deprecations
     from containerd_hybrid.rpc.services.introspection import IntrospectionService
 
     # The folder of containerd's introspection service, so that an adopted root keeps its identity.
     folder = context.root.with_name(f"{PluginType.SERVICE}.introspection-service")
-    return _serving(IntrospectionService(context.catalog, folder / "uuid"))
+    deprecations = context.get(PluginType.WARNING, Deprecations, "deprecations")
+    return _serving(IntrospectionService(context.catalog, folder / "uuid", deprecations))
 
 
 def _leases(context: InitContext) -> Served:
@@ -170,7 +172,7 @@ PLUGINS = (
     _grpc("events", _events, PluginType.EVENT),
     _grpc("healthcheck", _health),
     _grpc("images", _images, *_STORED),
-    _grpc("introspection", _introspection),
+    _grpc("introspection", _introspection, PluginType.WARNING),
     _grpc("leases", _leases, PluginType.LEASE, PluginType.GC),
     _grpc("mounts", _mounts, PluginType.MOUNT_MANAGER),
     _grpc("namespaces", _namespaces, PluginType.METADATA),

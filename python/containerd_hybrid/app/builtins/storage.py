@@ -1,4 +1,4 @@
-"""Content, snapshots, metadata, leases, garbage collection, mounts and layers."""
+"""Content, snapshots, metadata, leases, garbage collection, mounts and layers; warnings about old ways."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from containerd_hybrid.errors import InvalidConfigError, NotFoundError, Unimplem
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
+    from containerd_hybrid.app.deprecations import Deprecations
     from containerd_hybrid.containers.api import ContainerStore
     from containerd_hybrid.content.api import BlobStore, ContentStore
     from containerd_hybrid.diff.api import Applier, Comparer
@@ -116,6 +117,14 @@ async def _content(context: InitContext) -> BlobStore:
 
     context.exports["root"] = str(context.root)
     return await in_thread(LocalBlobStore, context.root)
+
+
+async def _deprecations(_: InitContext) -> Deprecations:
+    from containerd_hybrid.app.deprecations import Deprecations, warn_of_host
+
+    deprecations = Deprecations()
+    await in_thread(warn_of_host, deprecations)
+    return deprecations
 
 
 def _events(context: InitContext) -> EventExchange:
@@ -302,6 +311,7 @@ def _diff_service(context: InitContext) -> Differ:
 
 PLUGINS = (
     Plugin(PluginType.CONTENT, "content", _content),
+    Plugin(PluginType.WARNING, "deprecations", _deprecations),
     Plugin(PluginType.EVENT, "exchange", _events),
     Plugin(PluginType.SNAPSHOTTER, "native", _native, config=NativeConfig),
     Plugin(PluginType.SNAPSHOTTER, "overlayfs", _overlayfs, config=OverlayConfig),

@@ -13,13 +13,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2, status_pb2
 
-from containerd_hybrid.app.api import InformingPlugin, PluginCatalog, PluginStatus
+from containerd_hybrid.app.api import InformingPlugin, PluginCatalog, PluginStatus, SeenDeprecations
 from containerd_hybrid.errors import FailedPreconditionError, NotFoundError, UnimplementedError
 from containerd_hybrid.model import filters
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.wire import any_from_wire, any_to_wire, platform_to_wire
+from containerd_hybrid.wire import any_from_wire, any_to_wire, platform_to_wire, timestamp
 
 
 class IntrospectionService:
@@ -27,8 +27,9 @@ class IntrospectionService:
 
     descriptor: ClassVar[ServiceDescriptor] = pb.DESCRIPTOR.services_by_name["Introspection"]
 
-    def __init__(self, catalog: PluginCatalog, uuid_file: Path) -> None:
+    def __init__(self, catalog: PluginCatalog, uuid_file: Path, deprecations: SeenDeprecations) -> None:
         self._catalog = catalog
+        self._deprecations = deprecations
         self._uuid_file = uuid_file
         self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
@@ -39,7 +40,13 @@ class IntrospectionService:
 
     async def server(self, request: Empty, call: CallContext) -> pb.ServerResponse:
         identity = await asyncio.to_thread(_server_uuid, self._uuid_file)
-        return pb.ServerResponse(uuid=identity, pid=os.getpid(), pidns=self._pid_namespace)
+        deprecations = [
+            pb.DeprecationWarning(id=one, message=one.advice, last_occurrence=timestamp(at))
+            for one, at in self._deprecations.seen().items()
+        ]
+        return pb.ServerResponse(
+            uuid=identity, pid=os.getpid(), pidns=self._pid_namespace, deprecations=deprecations
+        )
 
     async def plugin_info(self, request: pb.PluginInfoRequest, call: CallContext) -> pb.PluginInfoResponse:
         asked = (request.type, request.id)

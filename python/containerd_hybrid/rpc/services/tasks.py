@@ -33,6 +33,8 @@ class TasksService:
             stdio=Stdio(request.stdin, request.stdout, request.stderr, request.terminal),
             options=any_from_wire(request.options),
             runtime_path=request.runtime_path,
+            task_api_address=request.task_api_address,
+            task_api_version=request.task_api_version,
         )
         pid = await self._tasks.create(call.scope, create)
         return pb.CreateTaskResponse(container_id=request.container_id, pid=pid)
