@@ -355,8 +355,8 @@ class Seen:
 class FaultProxy(ThreadedServer):
     """Stands before ``upstream`` (``host:port``, TLS)."""
 
-    def __init__(self, authority: Authority, upstream: str) -> None:
-        super().__init__(authority.server_context())
+    def __init__(self, authority: Authority, upstream: str, *, verify_clients: bool = False) -> None:
+        super().__init__(authority.server_context(verify_clients=verify_clients))
         self._upstream = upstream
         self._client: aiohttp.ClientSession | None = None
         self.faults: list[Fault] = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.integration.registry_world import Fault, RegistryWorld, registry_world
+from tests.integration.registry_world import Fault, FaultProxy, RegistryWorld, registry_world
 from tests.unit.images.world import NS, ImageWorld, open_image_world
 from tests.unit.transfer.test_registry_transfers import FakeUnpacker
 
@@ -92,6 +94,7 @@ class Here:
     registry: RegistryWorld
     client: HttpRegistryClient
     transfers: ImageTransfers
+    fetches: BlobFetches
 
     def place(self, end: str = "team/app:1", *, credentials: User | None = KNOWN) -> RegistryPlace:
         options = RegistryOptions(hosts_dir=self.registry.hosts_dir, credentials=credentials)
@@ -108,6 +111,10 @@ class Here:
         return len(digests) == 4 and str(Digest.of(LAYER)) in digests
 
 
+async def read_big(offset: int, length: int) -> bytes:
+    return BIG[offset : offset + length]
+
+
 @pytest.fixture
 async def here(tmp_path: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
     registry.proxy.faults.clear()
@@ -115,10 +122,16 @@ async def here(tmp_path: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
     registry.tokens.anonymous, registry.tokens.refuse_oauth, registry.tokens.expires_in = False, False, 300
     registry.tokens.asked.clear()
 
+    async with open_here(tmp_path / "stores", registry) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_here(root: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
     async def briefly(seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.02))
 
-    async with open_image_world(tmp_path / "stores") as world:
+    async with open_image_world(root) as world:
         client = HttpRegistryClient(
             transport=TransportSettings(idle_seconds=0.5, slow_seconds=1.0),
             retry=RetryPolicy(sleep=briefly),
@@ -130,7 +143,7 @@ async def here(tmp_path: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
             RegistryPush(content, images, client),
         )
         try:
-            yield Here(world, registry, client, transfers)
+            yield Here(world, registry, client, transfers, fetches)
         finally:
             await client.close()
 
@@ -270,6 +283,68 @@ async def test_a_certificate_that_is_not_trusted(here: Here) -> None:
         await here.pull(place)
 
 
+async def test_a_host_that_wants_a_client_certificate(here: Here) -> None:
+    world = here.registry
+    certificate, key = world.authority.client
+    with FaultProxy(world.authority, world.registry.address, verify_clients=True) as guarded:
+        hosts = f'server = "{guarded.url}"\nca = "{world.authority.certificate}"\n'
+        place = RegistryPlace(
+            f"{guarded.address}/team/app:1",
+            RegistryOptions(hosts_dir=world.hosts_dir, credentials=KNOWN),
+        )
+        world.write_hosts(guarded.address, hosts)
+        with pytest.raises(UnavailableError, match=guarded.address):
+            await here.pull(place)
+        world.write_hosts(guarded.address, f'{hosts}client = [["{certificate}", "{key}"]]\n')
+        await here.pull(place)
+    assert await here.is_whole()
+
+
+async def test_a_mirror_that_breaks_off_is_left_for_the_next(here: Here) -> None:
+    """The mirror knows the manifests and one layer of the two; what it sends of the other is bad."""
+    world = here.registry
+    registry = "registry.example"
+    world.write_hosts(
+        registry,
+        f'server = "https://{world.registry.address}"\nca = "{world.authority.certificate}"\n'
+        f'[host."{world.proxy.url}"]\nca = "{world.authority.certificate}"\n',
+    )
+    world.proxy.faults.append(Fault(LAYER_PATH, status=500, times=99))
+    options = RegistryOptions(hosts_dir=world.hosts_dir, credentials=KNOWN)
+    await here.pull(RegistryPlace(f"{registry}/team/app:1", options))
+    assert world.proxy.count("GET", LAYER_PATH) == 1
+    assert "ns=registry.example" in world.proxy.seen[0].query
+    assert await here.is_whole()
+
+
+@pytest.mark.root
+async def test_a_full_disk_is_said_and_the_next_fetch_succeeds(
+    registry: RegistryWorld, tmp_path: Path
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    async def mount(*arguments: str) -> None:
+        await asyncio.to_thread(subprocess.run, [*arguments, str(folder)], check=True)
+
+    await mount("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    try:
+        async with open_here(folder / "stores", registry) as here:
+            blob = Descriptor(OCI_LAYER, Digest.of(BIG), len(BIG))
+            place = here.place("team/big:1")
+            repository = here.client.repository(Reference.parse(place.reference), place.options)
+            await repository.push_blob(blob, read_big)
+            with pytest.raises(ResourceExhaustedError):
+                await here.fetches.fetch(NS, repository, blob)
+            assert await here.world.blobs() == set()
+            await mount("mount", "-o", "remount,size=32m")
+            await here.fetches.fetch(NS, repository, blob)
+            assert await here.world.blobs() == {str(blob.digest)}
+            assert await here.world.stores.content.list_ingests(NS) == []
+    finally:
+        await mount("umount")
+
+
 async def test_many_pulls_at_once_fetch_each_blob_once(here: Here) -> None:
     await asyncio.gather(*(here.pull() for _ in range(6)))
     assert here.registry.proxy.count("GET", LAYER_PATH) == 1
@@ -346,11 +421,8 @@ async def test_a_large_blob_in_chunks(here: Here, token: str) -> None:
     repository = client.repository(Reference.parse(place.reference), place.options)
     blob = Descriptor(OCI_LAYER, Digest.of(BIG), len(BIG))
 
-    async def read(offset: int, length: int) -> bytes:
-        return BIG[offset : offset + length]
-
     try:
-        await repository.push_blob(blob, read)
+        await repository.push_blob(blob, read_big)
         assert here.registry.proxy.count("PATCH", "/uploads/") == 3
         assert await repository.read(blob) == BIG
     finally:
