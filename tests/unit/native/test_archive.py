@@ -266,6 +266,8 @@ def test_whiteouts_of_an_overlay_are_marks(tmp_path: Path, root: Path, userxattr
     lower = tmp_path / "lower"
     (lower / "dir").mkdir(parents=True)
     (lower / "dir").chmod(0o711)
+    (lower / "dir" / "hidden").touch()
+    (lower / "gone").touch()  # a mark over nothing would be a name that cannot be opened
     with opened(
         tmp_path / "layer", archive(**{".wh.gone": b"", "dir/.wh..wh..opq": b"", "dir/x": b""})
     ) as fd:
