@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from google.protobuf.empty_pb2 import Empty
 
-from benches.conftest import Side, Versus
+from benches.conftest import Side, Versus, compiled
 from containerd_hybrid.client.grpc_transport import GrpcTransport
 from containerd_hybrid.proto.services.version.v1 import version_pb2
 from containerd_hybrid.testing.containerd import StockContainerd
@@ -62,7 +63,8 @@ def test_start_of_the_daemon(versus: Versus, disk: Path) -> None:
         command, address = commands[side.name]
         Path(address).unlink(missing_ok=True)
         quiet = subprocess.DEVNULL
-        running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
+        environment = {**os.environ, **compiled(disk)}
+        running.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, env=environment))
         with socket.socket(socket.AF_UNIX) as probe:
             while running[-1].poll() is None:
                 with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):

@@ -135,6 +135,11 @@ def disk() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def compiled(disk: Path) -> dict[str, str]:
+    """Environment for modules compiled once, as an installed package's are, wherever this one runs from."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(disk / "pycache")}
+
+
 @pytest.fixture(scope="session")
 def sides(disk: Path) -> Iterator[tuple[Side, Side]]:
     """Both daemons, with the busybox image."""
@@ -144,7 +149,7 @@ def sides(disk: Path) -> Iterator[tuple[Side, Side]]:
     ours, theirs = disk / "ours", disk / "theirs"
     ours.mkdir()
     theirs.mkdir()
-    daemon = DaemonProcess(ours, arguments=("--log-level", "info"))
+    daemon = DaemonProcess(ours, arguments=("--log-level", "info"), environment=compiled(disk))
     daemon.start()
     try:
         with StockContainerd(theirs) as stock:
