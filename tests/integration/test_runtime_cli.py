@@ -378,6 +378,85 @@ def test_a_program_that_is_not_there(clis: tuple[Cli, Cli], args: list[str], wor
         assert names(cli.root) == []
 
 
+def test_limits_below_what_the_runtime_itself_needs(ours: Cli) -> None:
+    """runc 1.1 fails: it opens files of its own under the container's limit."""
+
+    def change(spec: Spec) -> None:
+        spec["process"]["rlimits"] = [
+            {"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6},
+            {"type": "RLIMIT_FSIZE", "soft": 1 << 16, "hard": 1 << 16},
+        ]
+
+    out = ours.shell("cat /proc/self/limits", change)
+    assert re.search(r"Max open files\s+5\s+6", out)
+
+
+def can_raise() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE."""
+    status = Path("/proc/self/status").read_text()
+    effective = re.search(r"CapEff:\s+(\w+)", status)
+    return bool(effective and int(effective[1], 16) >> 24 & 1)
+
+
+@pytest.mark.skipif(can_raise(), reason="this process may raise its limits")
+def test_what_the_kernel_refuses_is_an_error_or_clamped(ours: Cli) -> None:
+    def raised(spec: Spec) -> None:
+        spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1 << 30, "hard": 1 << 30}]
+
+    done = ours.run("true", change=raised)
+    assert done.returncode == 1
+    assert "error setting rlimit RLIMIT_NOFILE: operation not permitted" in done.stderr
+
+    def lowered(spec: Spec) -> None:
+        spec["process"]["oomScoreAdj"] = -1000
+
+    done = ours.run("true", change=lowered)
+    assert done.returncode == 1
+    assert "oom_score_adj: permission denied" in done.stderr
+    bundle = ours.bundle("cat", "/proc/self/oom_score_adj", change=lowered)
+    out = ours.ok("--restrict-oom-score-adj", "run", "--bundle", str(bundle), f"{ours.token}-clamped")
+    assert out == Path("/proc/self/oom_score_adj").read_text()
+
+
+def test_seccomp_notifications_go_to_their_agent(ours: Cli) -> None:
+    path = ours.folder / "agent.sock"
+    agent = socket.socket(socket.AF_UNIX)
+    agent.bind(str(path))
+    agent.listen()
+
+    def change(spec: Spec) -> None:
+        spec["annotations"] = {"who": "me"}
+        spec["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": str(path),
+            "listenerMetadata": "some words",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        }
+
+    received: list[Spec] = []
+
+    def serve() -> None:
+        connection, _ = agent.accept()
+        with connection:
+            data, control, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            received.append(json.loads(data))
+            fds = array.array("i")
+            fds.frombytes(control[0][2][:4])
+            # Nobody listens any more: the call fails with ENOSYS.
+            os.close(fds[0])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    done = ours.run("sh", "-c", "mkdir /x; echo $?", change=change)
+    thread.join()
+    agent.close()
+    assert "Function not implemented" in done.stderr
+    state = received[0]
+    assert (state["metadata"], state["fds"]) == ("some words", ["seccompFd"])
+    assert state["state"]["annotations"] == {"who": "me"}
+    assert state["pid"] == state["state"]["pid"] > 1
+
+
 def test_exit_codes(clis: tuple[Cli, Cli]) -> None:
     for script, code in (("exit 7", 7), ("kill -9 $$", None), ("true", 0)):
         # As init, its own signals do not reach it: `kill -9 $$` changes nothing.
@@ -436,7 +515,7 @@ def test_exec(clis: tuple[Cli, Cli]) -> None:
         name = cli.create("sleep", "1000")
         cli.ok("start", name)
         script = "id; env | sort | grep -v SHLVL; readlink /proc/1/ns/pid | wc -c; cat /proc/self/cgroup; "
-        script += "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; ps | grep -c sleep; hostname"
+
         out = cli.ok("exec", "--env", "MORE=1", "--user", "7:8", "--cwd", "/tmp", name, "sh", "-c", script)
         outs.append(out)
         code = cli("exec", name, "sh", "-c", "exit 9")
@@ -604,6 +683,33 @@ def test_namespaces_joined_by_path(clis: tuple[Cli, Cli]) -> None:
         assert namespace_of(other, "mnt") != namespace_of(pid, "mnt")
         cli.ok("delete", "--force", second)
         cli.ok("delete", "--force", first)
+
+
+def test_without_any_namespace(ours: Cli) -> None:
+    """The container's mounts are in the host's namespace then, and go with the container."""
+
+    def change(spec: Spec) -> None:
+        spec["linux"].update({"namespaces": [], "maskedPaths": [], "readonlyPaths": []})
+        del spec["hostname"]
+        spec["mounts"] = [m for m in spec["mounts"] if m["type"] != "cgroup"]
+
+    before = mountinfo()
+    name = ours.create("sleep", "1000", change=change)
+    ours.ok("start", name)
+    pid = ours.state(name)["pid"]
+    for kind in ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup"):
+        assert namespace_of(pid, kind) == namespace_of("self", kind)
+    rootfs = str(Path(ours.state(name)["bundle"]) / "rootfs")
+    assert str(Path(f"/proc/{pid}/root").readlink()) == rootfs
+    below = [line for line in mountinfo() if line.split()[4].startswith(rootfs)]
+    assert len(below) == 6
+    assert "crw-rw-rw-" in ours.ok("exec", name, "ls", "-l", "/dev/null")
+    ours.ok("delete", "--force", name)
+    assert [line for line in mountinfo() if line.split()[4].startswith(rootfs)] == []
+    done = ours.run("nosuch", change=change)
+    assert done.returncode == 1
+    left = set(mountinfo()) - set(before)
+    assert [line for line in left if str(ours.folder) in line] == []
 
 
 def test_time_namespace_and_sysctls(ours: Cli) -> None:
@@ -842,6 +948,60 @@ def test_fifty_at_once(ours: Cli) -> None:
     ]
     assert [process.wait() for process in running] == [0] * 50
     assert names(ours.root) == []
+
+
+UNIFIED = """\
+mount -t tmpfs none /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"
+"""
+
+
+def test_on_a_host_with_cgroup_v2_only(ours: Cli) -> None:
+    """In a mount namespace that shows nothing but the unified hierarchy."""
+    unshared = ["unshare", "--mount", "sh", "-c", UNIFIED, "sh"]
+    if subprocess.run([*unshared, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no cgroup v2 can be mounted here")
+    script = f"""
+set -e
+r="{ours.binary} --root {ours.root}"
+$r create --bundle "$1" --pid-file "$1/pid" box
+$r start box
+cat /proc/$(cat "$1/pid")/cgroup | grep ^0:
+$r exec box cat /proc/self/cgroup | grep ^0:
+$r exec box sh -c 'busybox mknod /tmp/z c 1 5 && busybox head -c1 /tmp/z >/dev/null && echo zero' 2>&1
+$r exec box sh -c 'busybox mknod /tmp/m c 1 1; cat /tmp/m || echo refused' 2>&1
+$r ps --format json box
+$r pause box
+$r list | grep -o paused
+$r resume box
+$r kill --all box KILL
+$r delete --force box
+"""
+    name = f"{ours.token}-v2"
+
+    def change(spec: Spec) -> None:
+        spec["linux"]["cgroupsPath"] = f"/{ours.token}/box"
+
+    bundle = ours.bundle("sleep", "1000", change=change)
+    command = [*unshared, "sh", "-c", script, name, str(bundle)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    unified = next((line.split()[4] for line in mountinfo() if " - cgroup2 " in line), None)
+    if unified:
+        Path(unified, ours.token).rmdir()
+    assert done.returncode == 0, done.stderr
+    pid = (bundle / "pid").read_text()
+    assert done.stdout.splitlines() == [
+        f"0::/{ours.token}/box",
+        "0::/",
+        "zero",
+        "cat: can't open '/tmp/m': Operation not permitted",
+        "refused",
+        f"[{pid}]",
+        "paused",
+    ]
+
+
+def mountinfo() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
 def test_features_and_list(ours: Cli) -> None:

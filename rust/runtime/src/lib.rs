@@ -16,6 +16,7 @@ mod child;
 mod error;
 mod features;
 mod hooks;
+mod hostmounts;
 mod launch;
 mod listener;
 pub mod log;

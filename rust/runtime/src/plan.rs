@@ -135,6 +135,8 @@ pub struct Rootfs {
     pub no_pivot: bool,
     /// Without a mount namespace of its own the container has only the directory as its root.
     pub only_chroot: bool,
+    /// Whether a terminal is shown as /dev/console.
+    pub console: bool,
 }
 
 pub struct Mount {

@@ -132,7 +132,7 @@ fn candidates(program: &str, env: &[String]) -> Result<(Vec<CString>, bool)> {
     Ok((list?, true))
 }
 
-fn rlimits(process: &Process) -> Result<Vec<(u32, u64, u64)>> {
+pub fn rlimits(process: &Process) -> Result<Vec<(u32, u64, u64)>> {
     let mut list: Vec<(u32, u64, u64)> = Vec::new();
     for limit in &process.rlimits {
         let Some(number) = RLIMITS.iter().position(|name| *name == limit.kind) else {

@@ -57,6 +57,9 @@ pub struct Record {
     pub cgroups: Cgroups,
     /// Processes outlive the init: it has no pid namespace of its own.
     pub shares_pid_namespace: bool,
+    /// What was mounted below the root before, if the container has no mount namespace: what is more
+    /// is the container's.
+    pub mounts_before: Option<Vec<PathBuf>>,
 }
 
 /// A container's directory.

@@ -599,11 +599,19 @@ pub fn setresuid(uid: u32) -> Result<()> {
     call!(libc::SYS_setresuid, uid, uid, uid).map(drop)
 }
 
-/// Sets a limit of process `pid` (0: this one).
-pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+/// Sets a limit of this process.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     let null = std::ptr::null::<u8>();
-    call!(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), null).map(drop)
+    call!(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null).map(drop)
+}
+
+/// A limit of this process: soft and hard.
+pub fn get_rlimit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = [0_u64; 2];
+    let (null, to) = (std::ptr::null::<u8>(), limit.as_mut_ptr());
+    call!(libc::SYS_prlimit64, 0, resource, null, to)?;
+    Ok((limit[0], limit[1]))
 }
 
 pub fn personality(persona: u64) -> Result<()> {

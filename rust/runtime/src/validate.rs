@@ -81,7 +81,6 @@ fn namespaces(spec: &Spec) -> Result<()> {
     }
     if !has("mount") {
         for (field, there) in [
-            ("mounts", !spec.mounts.is_empty()),
             ("linux.maskedPaths", !linux.masked_paths.is_empty()),
             ("linux.readonlyPaths", !linux.readonly_paths.is_empty()),
             (
@@ -91,7 +90,7 @@ fn namespaces(spec: &Spec) -> Result<()> {
         ] {
             if there {
                 return Err(Error::invalid(format!(
-                    "{field} needs a mount namespace: without one the host's mounts would change"
+                    "{field} needs a mount namespace: without one it would change the host's"
                 )));
             }
         }

@@ -1,10 +1,12 @@
 //! Which hierarchies the host has, and where a path is in each.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::{Cgroups, Hierarchy, Unified};
 use crate::error::{Context, Error, Result};
+use crate::sys;
 
 struct Mounted {
     /// The part of the hierarchy that the mount shows.
@@ -17,11 +19,31 @@ struct Mounted {
 pub fn locate(path: &str) -> Result<Cgroups> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").context(|| "mountinfo".into())?;
     let own = fs::read_to_string("/proc/self/cgroup").context(|| "/proc/self/cgroup".into())?;
-    locate_in(path, &mountinfo, &own)
+    locate_in(path, &mountinfo, &own, is_visible)
 }
 
-fn locate_in(path: &str, mountinfo: &str, own: &str) -> Result<Cgroups> {
-    let mounts: Vec<Mounted> = mountinfo.lines().filter_map(mounted).collect();
+/// Whether the mount is what its place shows: another may be on top of it.
+fn is_visible(mount: &Mounted) -> bool {
+    const CGROUP: i64 = 0x0027_e0eb;
+    const CGROUP2: i64 = 0x6367_7270;
+    let wanted = if mount.unified { CGROUP2 } else { CGROUP };
+    let found = fs::File::open(&mount.mountpoint)
+        .ok()
+        .and_then(|file| sys::fs_magic(file.as_raw_fd()).ok());
+    found == Some(wanted)
+}
+
+fn locate_in(
+    path: &str,
+    mountinfo: &str,
+    own: &str,
+    visible: fn(&Mounted) -> bool,
+) -> Result<Cgroups> {
+    let mounts: Vec<Mounted> = mountinfo
+        .lines()
+        .filter_map(mounted)
+        .filter(visible)
+        .collect();
     let v1: Vec<&Mounted> = mounts.iter().filter(|m| !m.unified).collect();
     let mut cgroups = Cgroups::default();
     for mount in &v1 {
@@ -128,7 +150,7 @@ mod tests {
     #[test]
     fn hybrid_hosts_are_v1() {
         let own = "2:cpu,cpuacct:/me\n1:name=systemd:/sys\n0::/";
-        let found = locate_in("a/b", MIXED, own).unwrap();
+        let found = locate_in("a/b", MIXED, own, |_| true).unwrap();
         assert!(!found.is_unified());
         let paths: Vec<_> = found
             .v1()
@@ -149,14 +171,14 @@ mod tests {
     #[test]
     fn unified_hosts_are_v2() {
         let info = "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw,nsdelegate";
-        let found = locate_in("/a", info, "0::/init.scope").unwrap();
+        let found = locate_in("/a", info, "0::/init.scope", |_| true).unwrap();
         assert_eq!(found.v2_path().unwrap(), Path::new("/sys/fs/cgroup/a"));
-        let found = locate_in("a", info, "0::/init.scope").unwrap();
+        let found = locate_in("a", info, "0::/init.scope", |_| true).unwrap();
         assert_eq!(
             found.v2_path().unwrap(),
             Path::new("/sys/fs/cgroup/init.scope/a")
         );
-        assert!(locate_in("a", "", "").is_err());
+        assert!(locate_in("a", "", "", |_| true).is_err());
     }
 
     #[test]

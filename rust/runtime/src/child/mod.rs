@@ -97,7 +97,14 @@ fn prepare(plan: &Plan) -> Outcome<()> {
         }
     }
     for (index, (resource, soft, hard)) in plan.process.rlimits.iter().enumerate() {
-        sys::set_rlimit(0, *resource, *soft, *hard).at_item(Step::Rlimit, index)?;
+        // Raising needs the rights of here; the rest comes last, or it would bind the making itself.
+        let (old_soft, old_hard) = sys::get_rlimit(*resource).at_item(Step::Rlimit, index)?;
+        if soft > hard {
+            return Err(Errno(libc::EINVAL)).at_item(Step::Rlimit, index);
+        }
+        if *hard > old_hard {
+            sys::set_rlimit(*resource, old_soft, *hard).at_item(Step::Rlimit, index)?;
+        }
     }
     Ok(())
 }

@@ -163,6 +163,9 @@ pub fn become_program(plan: &Plan, vectors: &Vectors, maker: RawFd) -> Outcome<F
         if let Some(mask) = &process.last_affinity {
             sys::sched_setaffinity(mask).at(Step::Affinity)?;
         }
+        for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
+            sys::set_rlimit(*resource, *soft, *hard).at_item(Step::Rlimit, index)?;
+        }
         if process.no_new_privileges {
             sys::set_no_new_privileges().at(Step::NoNewPrivileges)?;
         }

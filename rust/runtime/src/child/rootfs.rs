@@ -36,7 +36,9 @@ pub fn set_up(plan: &Plan, root: &Rootfs, at: RawFd, maker: RawFd) -> Outcome<()
     let labels = process::open_labels(plan)?;
     if let Some(size) = plan.process.terminal {
         let slave = process::open_terminal(at, size, plan, maker)?;
-        console(at, &slave).at(Step::Console)?;
+        if root.console {
+            console(at, &slave).at(Step::Console)?;
+        }
         process::take_terminal(&slave)?;
     }
     if root.readonly {

@@ -13,7 +13,7 @@ use crate::mounts::{self, Scene, c_string};
 use crate::plan::{self, Join, Plan, Rootfs};
 use crate::spec::{Device, Linux, NAMESPACES, Process, Spec};
 use crate::state::{self, Place, Record};
-use crate::{CreateRequest, Runtime, Started, Stdio, hooks, process, sys, validate};
+use crate::{CreateRequest, Runtime, Started, Stdio, hooks, hostmounts, process, sys, validate};
 
 impl Runtime {
     /// Makes the container. Its process waits for [`Runtime::start`]. On failure nothing is left.
@@ -28,6 +28,8 @@ impl Runtime {
         let spec = Spec::parse(&text)?;
         validate::validate(&spec)?;
         let rootfs = rootfs_path(&spec, &bundle)?;
+        let shared = spec.linux.namespace("mount").is_none();
+        let mounts_before = shared.then(|| hostmounts::below(&rootfs));
         place.make()?;
         let mut record = Record {
             id: request.id.into(),
@@ -41,10 +43,12 @@ impl Runtime {
             cgroup_paths: BTreeMap::new(),
             cgroups: Cgroups::default(),
             shares_pid_namespace: !spec.linux.makes("pid"),
+            mounts_before,
         };
         let result = self.make(request, &spec, &text, &place, &mut record);
         if result.is_err() {
             // The first error counts, whatever becomes of the clean-up.
+            let _ = hostmounts::remove(&record);
             let _ = record.cgroups.remove();
             let _ = place.remove();
         }
@@ -250,31 +254,18 @@ fn rootfs(spec: &Spec, record: &Record, no_pivot: bool) -> Result<Rootfs> {
         Some(flags) => flags,
     };
     let mut root = Rootfs {
-        path: path.clone(),
+        path,
         readonly: spec.root.as_ref().is_some_and(|r| r.readonly),
         propagation,
         last_propagation: wanted,
         no_pivot,
         only_chroot,
+        console: true,
         ..Rootfs::default()
     };
-    if only_chroot {
-        return Ok(root);
+    if !only_chroot {
+        root.tree = Some(root_tree(record, propagation)?);
     }
-    let what = || format!("error preparing rootfs {}", record.rootfs.display());
-    let tree = sys::open_tree(libc::AT_FDCWD, &path, true).context(what)?;
-    let mut attr = sys::MountAttr {
-        propagation: propagation & !libc::MS_REC,
-        ..Default::default()
-    };
-    if propagation & libc::MS_SHARED == 0 {
-        sys::mount_setattr(tree.as_raw_fd(), true, &attr).context(what)?;
-    }
-    // pivot_root takes no shared mount.
-    attr.propagation = libc::MS_PRIVATE;
-    sys::mount_setattr(tree.as_raw_fd(), false, &attr).context(what)?;
-    root.tree = Some(tree);
-
     let scene = Scene {
         bundle: &record.bundle,
         linux,
@@ -299,6 +290,24 @@ fn rootfs(spec: &Spec, record: &Record, no_pivot: bool) -> Result<Rootfs> {
         root.mask_label = Some(c_string(&linux.mount_label)?);
     }
     Ok(root)
+}
+
+/// A detached copy of the root and what is mounted below it.
+fn root_tree(record: &Record, propagation: u64) -> Result<OwnedFd> {
+    let what = || format!("error preparing rootfs {}", record.rootfs.display());
+    let path = c_string(&record.rootfs.to_string_lossy())?;
+    let tree = sys::open_tree(libc::AT_FDCWD, &path, true).context(what)?;
+    let mut attr = sys::MountAttr {
+        propagation: propagation & !libc::MS_REC,
+        ..Default::default()
+    };
+    if propagation & libc::MS_SHARED == 0 {
+        sys::mount_setattr(tree.as_raw_fd(), true, &attr).context(what)?;
+    }
+    // pivot_root takes no shared mount.
+    attr.propagation = libc::MS_PRIVATE;
+    sys::mount_setattr(tree.as_raw_fd(), false, &attr).context(what)?;
+    Ok(tree)
 }
 
 /// The specification's devices, and those every container has.

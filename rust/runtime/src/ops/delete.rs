@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use crate::error::{Class, Context, Error, Result};
 use crate::state::{self, Place, Record, Status};
-use crate::{Runtime, hooks, sys};
+use crate::{Runtime, hooks, hostmounts, sys};
 
 /// How long a killed process may take to be gone.
 const DEATH_LIMIT_MS: i32 = 10_000;
@@ -37,6 +37,7 @@ impl Runtime {
         if record.shares_pid_namespace || force {
             record.cgroups.signal_all(libc::SIGKILL)?;
         }
+        hostmounts::remove(&record)?;
         record.cgroups.remove()?;
         let hooks = place.config().map(|spec| spec.hooks.poststop);
         place.remove()?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cgroup::Cgroups;
 use crate::error::{Class, Context, Error, Result};
 use crate::launch::{Meanwhile, launch};
-use crate::plan::{Join, Plan};
+use crate::plan::{Join, Plan, Rootfs};
 use crate::spec::{NAMESPACES, Process, Spec};
 use crate::state::{self, Place, Record, Status};
 use crate::{ExecRequest, Runtime, Started, process, sys};
@@ -104,6 +104,14 @@ fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
             fd: init,
             flags: flags as i32,
             name: format!("of the container's process {pid}"),
+        });
+    }
+    if flags & libc::CLONE_NEWNS as u64 == 0 {
+        // Only its root makes it a process of the container.
+        plan.rootfs = Some(Rootfs {
+            path: crate::mounts::c_string(&record.rootfs.to_string_lossy())?,
+            only_chroot: true,
+            ..Rootfs::default()
         });
     }
     if let Some(affinity) = &process.exec_cpu_affinity {

@@ -49,6 +49,10 @@ fn words(spec: &Spec, record: &Record) -> Result<Plan> {
     Ok(Plan {
         process: plan::Process {
             args: args?,
+            rlimits: spec
+                .process
+                .as_ref()
+                .map_or(Ok(Vec::new()), crate::process::rlimits)?,
             listener: super::create::listener(&spec.linux, &record.state("created")),
             ..Default::default()
         },
