@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -56,7 +56,7 @@ class Authority:
         subject = ["-subj", "/CN=test authority", "-addext", "basicConstraints=critical,CA:TRUE"]
         key = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(self._key)]
         _openssl("req", "-x509", *key, "-out", str(self.certificate), "-days", "2", *subject)
-        self.server = self._issue("server", f"subjectAltName=IP:{HOST},DNS:localhost")
+        self.server = self._issue("server", f"subjectAltName=IP:{HOST},DNS:localhost,DNS:registry.test")
         self.client = self._issue("client", "extendedKeyUsage=clientAuth")
 
     def _issue(self, name: str, extension: str) -> tuple[Path, Path]:
@@ -445,6 +445,31 @@ async def _cut(request: web.Request, after: int | None) -> AsyncIterator[bytes]:
             raise _CutError
         passed += len(piece)
         yield piece
+
+
+@asynccontextmanager
+async def connect_proxy(asked: list[str]) -> AsyncIterator[str]:
+    """An HTTP proxy for CONNECT, which knows every name as 127.0.0.1; the address it listens on."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        port = asked[-1].split()[1].rpartition(":")[2]
+        far_reader, far_writer = await asyncio.open_connection(HOST, int(port))
+        writer.write(b"HTTP/1.1 200 connected\r\n\r\n")
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+        far_writer.close()
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    async with server:
+        yield f"{HOST}:{server.sockets[0].getsockname()[1]}"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.integration.registry_world import Fault, FaultProxy, RegistryWorld, registry_world
+from tests.integration.registry_world import Fault, FaultProxy, RegistryWorld, connect_proxy, registry_world
 from tests.unit.images.world import NS, ImageWorld, open_image_world
 from tests.unit.transfer.test_registry_transfers import FakeUnpacker
 
@@ -297,6 +297,23 @@ async def test_a_host_that_wants_a_client_certificate(here: Here) -> None:
             await here.pull(place)
         world.write_hosts(guarded.address, f'{hosts}client = [["{certificate}", "{key}"]]\n')
         await here.pull(place)
+    assert await here.is_whole()
+
+
+async def test_through_a_proxy_of_the_environment(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is one that only the proxy knows; TLS is between us and the registry."""
+    world = here.registry
+    name = f"registry.test:{world.proxy.port}"
+    world.write_hosts(name, f'server = "https://{name}"\nca = "{world.authority.certificate}"\n')
+    asked: list[str] = []
+    options = RegistryOptions(hosts_dir=world.hosts_dir, credentials=KNOWN)
+    async with connect_proxy(asked) as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:hidden@{address}")
+        await here.pull(RegistryPlace(f"{name}/team/app:1", options))
+        await here.client.close()
+    assert asked[0].startswith(f"CONNECT {name} ")
+    assert "Proxy-Authorization: Basic" in asked[0]
+    assert "secret" not in "".join(asked)
     assert await here.is_whole()
 
 

@@ -87,26 +87,12 @@ class Exchange:
         request = Request("POST" if body is not None else "GET", asked.url, headers, body)
         is_own = urlsplit(asked.url).netloc == endpoint.host
         server = endpoint if is_own else Endpoint("https", urlsplit(asked.url).netloc, tls=endpoint.tls)
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                response = await self._transport.open(server, request)
-            except UnavailableError:
-                delay = self.retry.delay(attempt)
-                if delay is None:
-                    raise
-            else:
-                delay = None
-                if response.status in RETRIED:
-                    delay = self.retry.delay(attempt, response.header("Retry-After"))
-                if delay is None:
-                    try:
-                        return TokenReply(response.status, await response.read(_MAX_TOKEN_BYTES))
-                    finally:
-                        response.close()
-                response.close()
-            await self.retry.sleep(delay)
+        # Not repeated here: who needs the token repeats its own request.
+        response = await self._transport.open(server, request)
+        try:
+            return TokenReply(response.status, await response.read(_MAX_TOKEN_BYTES))
+        finally:
+            response.close()
 
     async def _authorised(
         self, endpoint: Endpoint, request: Request, authenticator: Authenticator, scopes: Sequence[str]

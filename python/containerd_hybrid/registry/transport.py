@@ -35,6 +35,8 @@ _KEEPS_METHOD = frozenset({307, 308})
 # What may follow a redirect to another host; all else may say who we are.
 _HARMLESS_HEADERS = frozenset({"accept", "accept-encoding", "range", "user-agent", "content-type"})
 _BUFFER = 1 << 20
+# How long a host that spoke no TLS is not asked for it again.
+_PLAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Transport:
         self._tls = TlsContexts()
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
-        self._plain: set[str] = set()
+        self._plain: dict[str, float] = {}
 
     async def open(self, endpoint: Endpoint, request: Request) -> Response:
         """Send a request, follow redirects, and give the answer whose body is not read yet.
@@ -107,7 +109,8 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         plain_url = request.url.replace("https://", "http://", 1)
         may_be_plain = endpoint.plain_fallback and not is_foreign
-        if may_be_plain and endpoint.host in self._plain:
+        now = asyncio.get_running_loop().time()
+        if may_be_plain and self._plain.get(endpoint.host, 0.0) > now:
             return await self._exchange(endpoint, replace(request, url=plain_url), is_foreign)
         try:
             return await self._exchange(endpoint, request, is_foreign)
@@ -115,7 +118,7 @@ class Transport:
             if not may_be_plain or not request.url.startswith("https:"):
                 raise
         answer = await self._exchange(endpoint, replace(request, url=plain_url), is_foreign)
-        self._plain.add(endpoint.host)
+        self._plain[endpoint.host] = now + _PLAIN_SECONDS
         return answer
 
     async def _exchange(

@@ -44,7 +44,7 @@ class BlobFetches:
         self._settings = settings or FetchSettings()
         self._slots = asyncio.Semaphore(max(1, self._settings.downloads))
         self._turns: dict[Digest, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._waiting: dict[Digest, int] = defaultdict(int)
+        self._listeners: dict[Digest, list[Callable[[int], None]]] = defaultdict(list)
 
     async def fetch(
         self,
@@ -55,29 +55,39 @@ class BlobFetches:
     ) -> bool:
         """Make the namespace have the blob; False when it had it.
 
-        Whoever waits for the same blob of another caller goes on where that one is cancelled.
+        Whoever waits for the same blob of another caller is told of its progress, and goes on where
+        that one is cancelled.
 
         Raises:
             DigestMismatchError, SizeMismatchError: the registry has something else; its bytes are removed.
             UnavailableError: it broke off too often; what came is kept.
         """
-        async with self._turn(blob.digest):
+        async with self._turn(blob.digest, progress or _nobody) as tell:
             ingest = await self._open(scope, blob)
             if ingest is None:
                 return False
-            await self._fill(scope, source, blob, ingest, progress or _nobody)
+            await self._fill(scope, source, blob, ingest, tell)
             return True
 
     @asynccontextmanager
-    async def _turn(self, digest: Digest) -> AsyncIterator[None]:
-        self._waiting[digest] += 1
+    async def _turn(
+        self, digest: Digest, progress: Callable[[int], None]
+    ) -> AsyncIterator[Callable[[int], None]]:
+        """One caller at a time; gives what tells all who want the blob how far it is."""
+        listeners = self._listeners[digest]
+        listeners.append(progress)
+
+        def tell(count: int) -> None:
+            for listener in listeners:
+                listener(count)
+
         try:
             async with self._turns[digest]:
-                yield
+                yield tell
         finally:
-            self._waiting[digest] -= 1
-            if not self._waiting[digest]:
-                del self._waiting[digest], self._turns[digest]
+            listeners.remove(progress)
+            if not listeners:
+                del self._listeners[digest], self._turns[digest]
 
     async def _open(self, scope: Scope, blob: Descriptor) -> Ingest | None:
         """The blob's ingest; a client that writes the same one itself is waited for."""

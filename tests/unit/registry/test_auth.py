@@ -89,6 +89,7 @@ def test_a_refresh_token_has_no_other_way() -> None:
         (reply(401), UnauthenticatedError),
         (reply(403), UnauthenticatedError),
         (reply(503), UnavailableError),
+        (reply(429), UnavailableError),
         (reply(302), UnknownError),
         (reply(200), UnknownError),
         (TokenReply(200, b"no json"), UnknownError),

@@ -130,6 +130,19 @@ async def test_a_token_that_is_never_liked_ends_in_an_error(
     assert len(host.of("GET", "blobs")) == 2
 
 
+async def test_a_token_server_that_is_not_well_is_asked_again(
+    host: FakeHost, client: HttpRegistryClient
+) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{host.address}/token"'}
+    host.answer("GET", PATH, status=401, headers=challenge)
+    host.answer("GET", PATH, body=DATA)
+    host.answer("POST", "/token", status=503)
+    host.answer("POST", "/token", body=b'{"token":"T"}')
+    assert await repository(client, host, options()).read(BLOB) == DATA
+    assert len(host.of("POST", "/token")) == 2
+    assert len(host.slept) == 1
+
+
 async def test_a_host_that_says_nothing(host: FakeHost) -> None:
     async def silent(_: web.Request) -> web.Response:
         await asyncio.sleep(60)

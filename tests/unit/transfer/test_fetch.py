@@ -65,8 +65,10 @@ async def test_however_many_want_it(
 ) -> None:
     blob = registry.add(DATA, "x")
     async with world.leased() as scope:
-        done = await asyncio.gather(*(fetches.fetch(scope, registry, blob) for _ in range(8)))
+        told: list[int] = []
+        done = await asyncio.gather(*(fetches.fetch(scope, registry, blob, told.append) for _ in range(8)))
     assert sorted(done) == [False] * 7 + [True]
+    assert told.count(len(DATA)) == 8, "all are told"
     assert len(registry.fetched) == 1
 
 

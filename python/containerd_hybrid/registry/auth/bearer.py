@@ -93,7 +93,7 @@ def _grant(host: str, server: str, reply: TokenReply) -> Grant:
         raise UnauthenticatedError(
             f"{server} gives no token for {host} (status {reply.status}): check user, password and rights"
         )
-    if reply.status >= 500:
+    if reply.status in {408, 429} or reply.status >= 500:
         raise UnavailableError(f"{server} gives no token for {host} (status {reply.status}): try again later")
     if reply.status != 200:
         raise UnknownError(f"{server} gives no token for {host}: unexpected status {reply.status}")
