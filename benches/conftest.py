@@ -135,6 +135,21 @@ def disk() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def clear(side: Side) -> None:
+    """Take away what a benchmark that failed left, and the folders that runc leaves for a namespace."""
+    for task in side.ctr("task", "ls", "-q").split():
+        side.ctr.run("task", "delete", "--force", task)
+    namespace = side.ctr.namespace
+    groups = Path("/sys/fs/cgroup")
+    for folder in (
+        *groups.glob(f"*/{namespace}"),
+        groups / namespace,
+        Path("/run/containerd/runc", namespace),
+    ):
+        if folder.is_dir():
+            folder.rmdir()
+
+
 def compiled(disk: Path) -> dict[str, str]:
     """Environment for modules compiled once, as an installed package's are, wherever this one runs from."""
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(disk / "pycache")}
@@ -160,7 +175,11 @@ def sides(disk: Path) -> Iterator[tuple[Side, Side]]:
             # Namespaces of their own, because runc knows containers by namespace and id alone.
             for side in pair:
                 side.ctr("image", "import", str(archive))
-            yield pair
+            try:
+                yield pair
+            finally:
+                for side in pair:
+                    clear(side)
     finally:
         daemon.stop_if_running()
         daemon.cleanup()
