@@ -28,7 +28,7 @@ _KINDS: dict[int, tuple[type[HybridError], str]] = {
     400: (InvalidArgumentError, ""),
     401: (UnauthenticatedError, "log in to the registry; the repository may not exist"),
     403: (PermissionDeniedError, "the account has no right to do this; check it and the repository's name"),
-    404: (NotFoundError, "check the name, tag and digest"),
+    404: (NotFoundError, "not found: check the name, tag and digest"),
     405: (UnimplementedError, "the registry does not offer this"),
     409: (AlreadyExistsError, ""),
     412: (FailedPreconditionError, ""),

@@ -12,6 +12,7 @@ from containerd_hybrid.transfer.api import Progress, ProgressSink
 
 # Between two messages about one blob; a person sees no more, and each costs a message on a stream.
 _EVERY_SECONDS = 0.2
+_REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @dataclass(slots=True)
@@ -71,7 +72,9 @@ class TransferProgress:
 
 
 def ref_key(blob: Descriptor) -> str:
-    """What an ingest of the blob is called; containerd's clients know these names."""
+    """What an ingest of the blob is called; containerd's clients call theirs the same."""
+    named = blob.annotations.get(_REF_NAME)
+    end = f"{named}@{blob.digest}" if named else str(blob.digest)
     media_type = blob.media_type
     if is_manifest(media_type):
         kind = "manifest"
@@ -85,4 +88,4 @@ def ref_key(blob: Descriptor) -> str:
         kind = "attestation"
     else:
         kind = "unknown"
-    return f"{kind}-{blob.digest}"
+    return f"{kind}-{end}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
@@ -54,7 +54,8 @@ class RegistryPush:
         plan = _Plan(self._content, scope, name, platforms, progress)
         await plan.add(root, None, 0)
         await together(
-            self._blob(scope, repository, reference, blob, progress) for blob in plan.blobs.values()
+            self._blob(scope, repository, reference, blob, labels, progress)
+            for blob, labels in plan.blobs.values()
         )
         await together(
             self._document(scope, repository, blob, _tag(blob, root, reference), progress)
@@ -72,14 +73,20 @@ class RegistryPush:
         repository: Repository,
         reference: Reference,
         blob: Descriptor,
+        labels: Mapping[str, str],
         progress: TransferProgress,
     ) -> None:
+        async def read(offset: int, length: int) -> bytes:
+            try:
+                return await self._content.read_at(scope, blob.digest, offset, length)
+            except NotFoundError:
+                raise _missing(blob, reference) from None
+
         async with self._slots:
-            info = await self._content.info(scope, blob.digest)
             outcome = await repository.push_blob(
                 blob,
-                lambda offset, length: self._content.read_at(scope, blob.digest, offset, length),
-                mount_from=mount_candidates(info.labels, reference),
+                read,
+                mount_from=mount_candidates(labels, reference),
                 progress=lambda count: progress.moved(blob, count),
             )
         _tell(progress, blob, outcome)
@@ -117,48 +124,56 @@ class _Plan:
         self._name = name
         self._platforms = platforms
         self._progress = progress
-        self.blobs: dict[Digest, Descriptor] = {}
+        # With the labels that say where it may be mounted from.
+        self.blobs: dict[Digest, tuple[Descriptor, Mapping[str, str]]] = {}
         self.manifests: dict[Digest, Descriptor] = {}
         self.indexes: dict[Digest, Descriptor] = {}
 
     async def add(self, blob: Descriptor, parent: Descriptor | None, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise InvalidArgumentError(f"{blob.digest}: indexes are nested more than {_MAX_DEPTH} deep")
-        if not await self._is_here(blob):
-            if blob.urls:
-                return  # a foreign layer, which stays where its owner has it
-            raise NotFoundError(
-                f"cannot push {self._name}: {blob.media_type or 'blob'} {blob.digest} is not here: "
-                "pull or import all of the image, or push a single platform"
-            )
+        labels = await self._labels(blob)
+        if not (is_index(blob.media_type) or is_manifest(blob.media_type)):
+            if labels is None and parent is not None:
+                if blob.urls:
+                    return  # a foreign layer, which stays where its owner has it
+                # The registry may have it: of a pull of one platform the others' layers are not here.
+                labels = await self._labels(parent)
+            self._progress.waiting(blob, parent)
+            self.blobs[blob.digest] = (blob, labels or {})
+            return
+        if labels is None:
+            raise _missing(blob, self._name)
         self._progress.waiting(blob, parent)
-        if is_index(blob.media_type):
+        document = await self._document(blob)
+        if isinstance(document, Index):
             # Seen again deeper, it moves behind what names it there.
             self.indexes.pop(blob.digest, None)
             self.indexes[blob.digest] = blob
-            document = await self._document(blob)
-            if isinstance(document, Index):
-                for child in wanted_manifests(document, self._platforms, 0, self._name):
-                    await self.add(child, blob, depth + 1)
-        elif is_manifest(blob.media_type):
-            self.manifests[blob.digest] = blob
-            document = await self._document(blob)
-            if not isinstance(document, Index):
-                for child in (document.config, *document.layers):
-                    await self.add(child, blob, depth + 1)
+            children = wanted_manifests(document, self._platforms, 0, self._name)
         else:
-            self.blobs[blob.digest] = blob
+            self.manifests[blob.digest] = blob
+            children = (document.config, *document.layers)
+        for child in children:
+            await self.add(child, blob, depth + 1)
+
+    async def _labels(self, blob: Descriptor) -> Mapping[str, str] | None:
+        """None for a blob that is not here."""
+        try:
+            return (await self._content.info(self._scope, blob.digest)).labels
+        except NotFoundError:
+            return None
 
     async def _document(self, blob: Descriptor) -> Manifest | Index:
         data = await read_document(self._content, self._scope, blob)
         return parse_manifest_or_index(data, blob.media_type)
 
-    async def _is_here(self, blob: Descriptor) -> bool:
-        try:
-            await self._content.info(self._scope, blob.digest)
-        except NotFoundError:
-            return False
-        return True
+
+def _missing(blob: Descriptor, image: object) -> NotFoundError:
+    return NotFoundError(
+        f"cannot push {image}: {blob.media_type or 'blob'} {blob.digest} is neither here nor there: "
+        "pull or import all of the image, or push a single platform"
+    )
 
 
 def _tag(blob: Descriptor, root: Descriptor, reference: Reference) -> str:

@@ -97,6 +97,8 @@ def test_progress_does_not_flood() -> None:
 def test_names_of_ingests(media_type: str, kind: str) -> None:
     digest = Digest.of(b"")
     assert ref_key(Descriptor(media_type, digest, 0)) == f"{kind}-{digest}"
+    named = Descriptor(media_type, digest, 0, {"org.opencontainers.image.ref.name": "1"})
+    assert ref_key(named) == f"{kind}-1@{digest}"
 
 
 async def test_the_first_failure_ends_the_others() -> None:

@@ -305,8 +305,23 @@ async def test_a_part_that_is_not_here_cannot_be_pushed(here: Transfers) -> None
     here.registry.tags["1"] = here.registry.index(
         here.registry.image(b"ours"), here.registry.image(b"theirs", platform="linux/s390x")
     )
+    await here.pull(StoreTarget(NAME, platforms=(AMD64,), all_metadata=True))
+    there = dict(here.registry.blobs)
+    here.registry.blobs.clear()
+    with pytest.raises(NotFoundError, match="neither here nor there"):
+        await here.transfers.push(NS, NAME, PLACE)
+    assert all(tag == "" for _, tag in here.registry.pushed), "the image is not there by name"
+    here.registry.blobs |= {digest: data for digest, data in there.items() if data == b"theirs"}
+    await here.transfers.push(NS, NAME, PLACE)
+    assert here.registry.pushed[-1][1] == "1"
+
+
+async def test_a_manifest_that_is_not_here_cannot_be_pushed(here: Transfers) -> None:
+    here.registry.tags["1"] = here.registry.index(
+        here.registry.image(b"ours"), here.registry.image(b"theirs", platform="linux/s390x")
+    )
     await here.pull(StoreTarget(NAME, platforms=(AMD64,)))
-    with pytest.raises(NotFoundError, match="is not here"):
+    with pytest.raises(NotFoundError, match="neither here nor there"):
         await here.transfers.push(NS, NAME, PLACE)
     assert here.registry.pushed == []
 
