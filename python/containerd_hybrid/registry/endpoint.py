@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.registry.api import Capability
 
 DOCKER_HUB = "docker.io"
@@ -86,7 +87,12 @@ def default_endpoint(
     """The registry itself, when nothing says where it is: https, and what containerd does for localhost.
 
     A port of this machine other than 80 and 443 may be either, so TLS is tried first, unverified.
+
+    Raises:
+        InvalidArgumentError: ``default_scheme`` is neither http nor https.
     """
+    if default_scheme not in {"", "http", "https"}:
+        raise InvalidArgumentError(f"unknown scheme {default_scheme!r} for {registry}: use http or https")
     scheme = default_scheme or "https"
     host = registry
     if registry == DOCKER_HUB:

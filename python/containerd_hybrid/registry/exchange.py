@@ -102,10 +102,14 @@ class Exchange:
         if response.status != 401 or response.is_foreign:
             return response
         challenges = parse_challenges(response.headers("WWW-Authenticate"))
-        if not challenges or not await authenticator.challenged(endpoint, challenges, scopes, header):
-            return response
+        try:
+            if not challenges or not await authenticator.challenged(endpoint, challenges, scopes, header):
+                return response
+            header = await authenticator.header(endpoint, scopes)
+        except BaseException:
+            response.close()
+            raise
         response.close()
-        header = await authenticator.header(endpoint, scopes)
         return await self._transport.open(endpoint, self._complete(request, header))
 
     def _complete(self, request: Request, authorisation: str) -> Request:

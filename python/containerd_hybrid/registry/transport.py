@@ -160,6 +160,9 @@ class Transport:
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
             raise _unreachable(request, error) from None
+        except ValueError:
+            # Of all that is in a request only headers can be what HTTP has no room for; they may be secret.
+            raise InvalidArgumentError(f"{request.shown}: a header has a line break or a null byte") from None
 
 
 class _NotTlsError(UnavailableError):

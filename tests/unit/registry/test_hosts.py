@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from containerd_hybrid.errors import InvalidConfigError
+from containerd_hybrid.errors import InvalidArgumentError, InvalidConfigError
 from containerd_hybrid.registry.api import Capability
 from containerd_hybrid.registry.endpoint import ClientPair, TlsSettings
 from containerd_hybrid.registry.hosts import endpoints_for, parse_duration
@@ -55,6 +55,11 @@ def test_a_port_of_this_machine_may_be_plain(
 def test_a_given_scheme_settles_it() -> None:
     (host,) = endpoints_for("localhost:5000", default_scheme="http")
     assert (host.scheme, host.plain_fallback) == ("http", False)
+
+
+def test_a_scheme_is_http_or_https() -> None:
+    with pytest.raises(InvalidArgumentError, match="gopher"):
+        endpoints_for("r.example", default_scheme="gopher")
 
 
 def test_mirrors_come_in_the_order_of_the_file_and_the_server_last(tmp_path: Path) -> None:

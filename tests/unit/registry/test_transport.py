@@ -14,6 +14,7 @@ from tests.unit.registry.fake_host import FakeHost, fake_host, reference, regist
 
 from containerd_hybrid.errors import (
     FailedPreconditionError,
+    InvalidArgumentError,
     InvalidConfigError,
     UnauthenticatedError,
     UnavailableError,
@@ -74,6 +75,22 @@ async def test_another_hosts_401_gets_no_password(host: FakeHost, client: HttpRe
         with pytest.raises(UnauthenticatedError):
             await repository(client, host, options()).read(BLOB)
         assert all("Authorization" not in asked.headers for asked in (*host.asked, *other.asked))
+
+
+async def test_a_header_that_is_none_is_refused_without_being_shown(
+    host: FakeHost, client: HttpRegistryClient
+) -> None:
+    bad = RegistryOptions(default_scheme="http", headers={"X-Mine": "hidden\r\nX-Other: 1"})
+    with pytest.raises(InvalidArgumentError, match="header") as caught:
+        await repository(client, host, bad).read(BLOB)
+    assert "hidden" not in caught.value.message
+    assert host.asked == []
+
+
+async def test_a_scheme_that_we_do_not_have_is_named(host: FakeHost, client: HttpRegistryClient) -> None:
+    host.answer("GET", PATH, status=401, headers={"WWW-Authenticate": "Negotiate"})
+    with pytest.raises(UnauthenticatedError, match="negotiate"):
+        await repository(client, host, options()).read(BLOB)
 
 
 async def test_redirects_end(host: FakeHost, client: HttpRegistryClient) -> None:
