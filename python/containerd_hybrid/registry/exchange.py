@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 from containerd_hybrid.errors import UnauthenticatedError, UnavailableError
@@ -113,10 +114,8 @@ class Exchange:
         return await self._transport.open(endpoint, self._complete(request, header))
 
     def _complete(self, request: Request, authorisation: str) -> Request:
-        headers = {**self._headers, **request.headers}
-        if authorisation:
-            headers["Authorization"] = authorisation
-        return request.with_headers(headers)
+        whole = replace(request, headers=self._headers).with_headers(request.headers.items())
+        return whole.with_headers([("Authorization", authorisation)] if authorisation else ())
 
     def _warn(self, endpoint: Endpoint, response: Response) -> None:
         """Hand on what a registry has to say to its users (distribution spec, "Warnings"), each text once."""

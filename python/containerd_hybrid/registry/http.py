@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -29,8 +29,14 @@ class Request:
     length: int = 0
     repeatable: bool = True
 
-    def with_headers(self, headers: Mapping[str, str]) -> Request:
-        return replace(self, headers={**self.headers, **headers})
+    def with_headers(self, headers: Iterable[tuple[str, str]]) -> Request:
+        """With these in place of its own of the same names; one that comes twice has both values."""
+        added: dict[str, tuple[str, str]] = {}
+        for name, value in headers:
+            known = added.get(name.lower())
+            added[name.lower()] = (name, f"{known[1]}, {value}" if known else value)
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in added}
+        return replace(self, headers={**kept, **dict(added.values())})
 
     @property
     def shown(self) -> str:

@@ -72,8 +72,8 @@ class Transport:
             UnknownError: too many redirects, or one that leads nowhere.
         """
         await self._opened()
-        first = request.with_headers({"User-Agent": self.settings.user_agent})
-        current = first.with_headers(dict(endpoint.headers)).with_headers(request.headers)
+        bare = replace(request, headers={"User-Agent": self.settings.user_agent})
+        current = bare.with_headers(endpoint.headers).with_headers(request.headers.items())
         for _ in range(self.settings.redirects + 1):
             is_foreign = urlsplit(current.url).netloc != urlsplit(request.url).netloc
             answer = await self._send(endpoint, current, is_foreign=is_foreign)

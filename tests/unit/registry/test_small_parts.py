@@ -149,6 +149,12 @@ def test_urls_are_shown_without_what_may_be_secret() -> None:
     assert "Bearer" not in repr(request)
 
 
+def test_headers_have_one_name_in_any_case_and_all_of_their_values() -> None:
+    request = Request("GET", "https://h.example", {"Accept": "a", "x-one": "1"})
+    found = request.with_headers([("X-One", "2"), ("X-Two", "3"), ("x-two", "4")])
+    assert found.headers == {"Accept": "a", "X-One": "2", "x-two": "3, 4"}
+
+
 def test_an_origin_has_the_default_port() -> None:
     assert origin("https://h.example/a") == origin("https://H.example:443/b")
     assert origin("https://h.example") != origin("http://h.example:443")
