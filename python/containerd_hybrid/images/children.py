@@ -79,4 +79,3 @@ def _wanted(child: Descriptor, platforms: Sequence[Platform]) -> bool:
     if not platforms or child.platform is None:
         return True
     return any(match_rank(wanted, child.platform) is not None for wanted in platforms)
-
