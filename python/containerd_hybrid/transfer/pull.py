@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
 from containerd_hybrid.images.api import Image, ImageStore, ReferenceRule, child_label, put_image
 from containerd_hybrid.leases.api import LeaseManager, protected
-from containerd_hybrid.model import Descriptor, Platform, Reference, Scope
+from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
 from containerd_hybrid.model.descriptor import is_config, is_index, is_manifest
 from containerd_hybrid.model.labels import GC_BREF_IMAGE, GC_EXPIRE
 from containerd_hybrid.model.manifest import Index, choose_manifest, parse_manifest_or_index
@@ -76,9 +78,7 @@ class RegistryPull:
             tell(Progress("fetching image content", source.reference, descriptor=root))
             progress = TransferProgress(tell, source.reference, "downloading")
             tree = _Tree(self._content, self._fetches, held, repository, reference, target, progress)
-            await tree.fetch(root)
-            for one in unpack:
-                await self._unpack(held, root, one, progress)
+            await together([tree.fetch(root), self._unpack_all(held, root, unpack, tree, progress)])
             images = []
             for name, labels in _names(root, target):
                 image = Image(name, root, labels)
@@ -88,31 +88,41 @@ class RegistryPull:
             tell(Progress(f"Completed pull from {source}"))
             return images
 
-    async def _unpack(
-        self, scope: Scope, root: Descriptor, target: UnpackTarget, progress: TransferProgress
+    async def _unpack_all(
+        self,
+        scope: Scope,
+        root: Descriptor,
+        targets: Sequence[UnpackTarget],
+        tree: _Tree,
+        progress: TransferProgress,
     ) -> None:
-        if match_rank(Platform.host(), target.platform) is None:
-            # As containerd does: what cannot run here is kept for whoever takes it elsewhere.
-            logger.warning("image of another platform not unpacked", extra={"platform": str(target.platform)})
-            return
-        if not await self._is_runnable(scope, root, target.platform):
-            return
-        await self._unpacker.unpack(
-            scope,
-            root,
-            target.platform,
-            target.snapshotter,
-            progress=lambda step: _tell_layer(progress, step),
-        )
+        """Each layer as soon as it and those below it are here, while others are on their way."""
+        for target in targets:
+            if match_rank(Platform.host(), target.platform) is None:
+                # As containerd does: what cannot run here is kept for whoever takes it elsewhere.
+                logger.warning(
+                    "image of another platform not unpacked", extra={"platform": str(target.platform)}
+                )
+            elif await self._is_runnable(scope, root, target.platform, tree):
+                await self._unpacker.unpack(
+                    scope,
+                    root,
+                    target.platform,
+                    target.snapshotter,
+                    progress=lambda step: _tell_layer(progress, step),
+                    ready=tree.arrived,
+                )
 
-    async def _is_runnable(self, scope: Scope, root: Descriptor, platform: Platform) -> bool:
-        """Whether it is an image with a root file system, and not some other artifact."""
+    async def _is_runnable(self, scope: Scope, root: Descriptor, platform: Platform, tree: _Tree) -> bool:
+        """Whether it is an image with a root file system, and no other artifact; waits for its config too."""
         current = root
         for _ in range(_MAX_DEPTH):
+            await tree.arrived(current)
             document = parse_manifest_or_index(
                 await read_document(self._content, scope, current), current.media_type
             )
             if not isinstance(document, Index):
+                await tree.arrived(document.config)
                 kind = document.config.media_type
                 return bool(document.layers) and (is_config(kind) or kind == _LEGACY_CONFIG)
             chosen = choose_manifest(document, platform)
@@ -142,9 +152,20 @@ class _Tree:
         self._reference = reference
         self._target = target
         self._progress = progress
+        self._arrivals: dict[Digest, asyncio.Event] = defaultdict(asyncio.Event)
+        self._is_over = False
 
     async def fetch(self, root: Descriptor) -> None:
         await self._fetch(root, None, whole=True, depth=0)
+        # Who waits for something that was not chosen finds that it is not here.
+        self._is_over = True
+        for arrival in self._arrivals.values():
+            arrival.set()
+
+    async def arrived(self, blob: Descriptor) -> None:
+        """Wait until the blob is here, or nothing more comes."""
+        if not self._is_over:
+            await self._arrivals[blob.digest].wait()
 
     async def _fetch(self, blob: Descriptor, parent: Descriptor | None, *, whole: bool, depth: int) -> None:
         """``whole``: with the layers, not only what describes them."""
@@ -158,6 +179,7 @@ class _Tree:
             self._progress.complete(blob)
         else:
             self._progress.exists(blob)
+        self._arrivals[blob.digest].set()
         if is_index(blob.media_type) or is_manifest(blob.media_type):
             await self._fetch_children(blob, whole=whole, depth=depth)
         await note_source(self._content, self._scope, blob.digest, self._reference)

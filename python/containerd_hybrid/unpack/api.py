@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +39,12 @@ class Unpacker(Protocol):
         snapshotter: str = "",
         *,
         progress: Callable[[UnpackProgress], None] | None = None,
+        ready: Callable[[Descriptor], Awaitable[None]] | None = None,
     ) -> UnpackedImage:
         """Apply the layers that are not there yet, each visible only when its diff ID matched.
+
+        ``ready`` is awaited before a layer's blob is read: layers may still be on their way. Index,
+        manifest and config have to be here.
 
         Sets ``containerd.io/gc.ref.snapshot.<snapshotter>`` on the config blob and
         ``containerd.io/uncompressed`` on the layers, as containerd's client does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from containerd_hybrid.content.api import ContentStore, read_document
@@ -61,6 +61,7 @@ class LayerUnpacker:
         snapshotter: str = "",
         *,
         progress: Callable[[UnpackProgress], None] | None = None,
+        ready: Callable[[Descriptor], Awaitable[None]] | None = None,
     ) -> UnpackedImage:
         """See :class:`containerd_hybrid.unpack.api.Unpacker`."""
         name = snapshotter or self._default
@@ -80,6 +81,8 @@ class LayerUnpacker:
             for index, layer in enumerate(layers):
                 chain = chain_id(config.diff_ids[: index + 1])
                 parent = str(chain_id(config.diff_ids[:index])) if index else ""
+                if ready is not None:
+                    await ready(layer)
                 async with self._locks.hold((scope.namespace, name, str(chain))):
                     state = await self._unpack_layer(
                         held, driver, layer, config.diff_ids[index], chain, parent, progress

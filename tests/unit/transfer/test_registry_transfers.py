@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,12 +37,20 @@ class FakeUnpacker:
     error: HybridError | None = None
 
     async def unpack(
-        self, scope: Scope, target: Descriptor, platform: Platform, snapshotter: str = "", *, progress: object
+        self,
+        scope: Scope,
+        target: Descriptor,
+        platform: Platform,
+        snapshotter: str = "",
+        *,
+        progress: object,
+        ready: Callable[[Descriptor], Awaitable[None]],
     ) -> None:
         self.given.append((target, platform, snapshotter))
         if self.error is not None:
             raise self.error
         layer = Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(b"layer one"), 9)
+        await ready(layer)
         assert callable(progress)
         progress(UnpackProgress(layer, "extracting", layer.digest))
         progress(UnpackProgress(layer, "done", layer.digest))
@@ -268,6 +276,29 @@ async def test_a_failed_unpack_names_nothing(here: Transfers) -> None:
     here.unpacker.error = UnavailableError("full")
     with pytest.raises(UnavailableError):
         await here.pull(StoreTarget(NAME), UnpackTarget(HOST))
+    assert await here.world.leftovers() == []
+
+
+async def test_a_layer_is_unpacked_while_the_next_one_is_on_its_way(here: Transfers) -> None:
+    here.registry.tags["1"] = here.registry.image(b"layer one", b"layer two")
+    name = f"layer-{Digest.of(b'layer one')}"
+
+    async def hook(blob: Descriptor, offset: int, sink: BodySink) -> None:
+        while blob.digest == Digest.of(b"layer two") and "extracted" not in here.events(name):
+            await asyncio.sleep(0.001)
+
+    here.registry.hook = hook
+    await here.pull(StoreTarget(NAME), UnpackTarget(HOST))
+    assert here.events(name)[-1] == "extracted"
+
+
+async def test_to_unpack_what_was_not_fetched_does_not_wait_for_ever(here: Transfers) -> None:
+    here.registry.tags["1"] = here.registry.index(
+        here.registry.image(b"ours"), here.registry.image(b"layer one", platform="linux/s390x")
+    )
+    target = StoreTarget(NAME, platforms=(Platform("linux", "s390x"),))
+    with pytest.raises(NotFoundError):
+        await here.pull(target, UnpackTarget(AMD64))
     assert await here.world.leftovers() == []
 
 
