@@ -641,6 +641,32 @@ def test_a_hook_that_takes_too_long(ours: Cli) -> None:
         assert place in done.stderr
 
 
+def test_a_runtime_killed_while_it_creates(ours: Cli) -> None:
+    """Its container is half made: the id is taken, the process has ended, and delete takes the rest."""
+    marker = ours.folder / "in-hook"
+
+    def change(spec: Spec) -> None:
+        script = f"touch {marker}; exec sleep 2"
+        spec["hooks"] = {
+            "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]
+        }
+
+    bundle = ours.bundle("sleep", "1000", change=change)
+    name = f"{ours.token}-half"
+    command = [ours.binary, "--root", str(ours.root), "create", "--bundle", str(bundle), name]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        for _ in range(TRIES):
+            if marker.exists():
+                break
+            time.sleep(0.02)
+        process.kill()
+    assert names(ours.root) == [name]
+    ours.wait(name, "stopped")
+    assert ours("create", "--bundle", str(bundle), name).returncode == 1
+    ours.ok("delete", "--force", name)
+    assert names(ours.root) == []
+
+
 def test_user_namespace(clis: tuple[Cli, Cli]) -> None:
     maps = [{"containerID": 0, "hostID": 100_000, "size": 65536}]
 
