@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Bytes that are gathered before they are written: a write costs a change of thread.
-_PIECE = 1 << 20
+_PIECE = 512 << 10
 
 
 class TargetFetcher:

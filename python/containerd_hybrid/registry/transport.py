@@ -34,7 +34,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEPS_METHOD = frozenset({307, 308})
 # What may follow a redirect to another host; all else may say who we are.
 _HARMLESS_HEADERS = frozenset({"accept", "accept-encoding", "range", "user-agent", "content-type"})
-_BUFFER = 1 << 20
+_BUFFER = 256 << 10
 # How long a host that spoke no TLS is not asked for it again.
 _PLAIN_SECONDS = 60.0
 
