@@ -67,7 +67,7 @@ class World:
         )
         time.sleep(after)
         self.daemon.kill()
-        process.wait()
+        end(process)
         self.daemon.start()
 
     def bundles(self) -> set[str]:
@@ -120,6 +120,15 @@ class World:
         until_empty("blobs", self.blobs)
         until_empty("ingests", self.ingests)
         until_empty("snapshots", self.snapshots)
+
+
+def end(client: subprocess.Popen[bytes]) -> None:
+    """ctr sometimes waits for ever when its daemon is killed under an import."""
+    try:
+        client.wait(20)
+    except subprocess.TimeoutExpired:
+        client.kill()
+        client.wait()
 
 
 def until_empty(name: str, what: Callable[[], object]) -> None:
@@ -222,7 +231,7 @@ def test_killed_while_twenty_containers_come_and_go(world: World) -> None:
         time.sleep(moment)
         world.daemon.kill()
         for process in running:
-            process.wait()
+            end(process)
         world.daemon.start()
         world.assert_whole()
         for task in world.tasks():
