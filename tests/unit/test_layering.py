@@ -17,7 +17,7 @@ COMMON = {"errors", "model", "_native", "_programs", "__version__"}
 # They name concrete classes: app wires the daemon, testing starts it and makes images for it.
 WIRING = {"app", "testing"}
 # They speak on a wire, so they know its messages. Everybody else hands on a type name and bytes.
-WIRE = {"rpc", "ttrpc", "tasks", "client", "cri", "events", "sandbox", "app", "testing"}
+WIRE = {"rpc", "ttrpc", "tasks", "client", "cri", "events", "sandbox", "metrics", "app", "testing"}
 # Faces of the same services: none of them is built on another.
 FACES = {"rpc", "cri", "client"}
 GRPC = {"rpc/grpc_adaptor.py", "client/grpc_transport.py"}

@@ -55,6 +55,21 @@ def configure(level: str = "", format: str = "") -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
+def level() -> str:
+    """The name of the level in force."""
+    number = logging.getLogger().level
+    return next((name for name, known in _LEVELS.items() if known == number), str(number))
+
+
+def set_level(name: str) -> None:
+    """Change the level, until the configuration is read again.
+
+    Raises:
+        InvalidArgumentError: there is no such level.
+    """
+    logging.getLogger().setLevel(parse_level(name))
+
+
 def parse_level(name: str) -> int:
     """The number of a level's name.
 

@@ -49,26 +49,26 @@ def prepare(path: str, owner: SocketOwner) -> str:
     return temporary
 
 
-def publish(temporary: str, path: str, owner: SocketOwner) -> tuple[int, int] | None:
+def publish(temporary: str, path: str, owner: SocketOwner, mode: int = MODE) -> tuple[int, int] | None:
     """Put a socket that listens already at its path, replacing a dead one; its :func:`identity`.
 
     So nobody sees it with other permissions than it is meant to have, and a server that removes
     what it bound when it stops does not remove the socket of its successor.
     """
-    Path(temporary).chmod(MODE)
+    Path(temporary).chmod(mode)
     os.chown(temporary, owner.uid, owner.gid)
     Path(temporary).replace(path)
     return identity(path)
 
 
-def bind(path: str, owner: SocketOwner) -> socket.socket:
+def bind(path: str, owner: SocketOwner, mode: int = MODE) -> socket.socket:
     """A listening socket at ``path``; see :func:`prepare` for errors."""
     temporary = prepare(path, owner)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         listener.bind(temporary)
         listener.listen(_BACKLOG)
-        publish(temporary, path, owner)
+        publish(temporary, path, owner, mode)
     except BaseException:
         listener.close()
         raise

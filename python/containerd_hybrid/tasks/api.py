@@ -77,6 +77,18 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMetric:
+    """A metric with what tells its task from those of other namespaces.
+
+    ``runtime`` is the name that its container asks for, empty when the container is gone meanwhile.
+    """
+
+    namespace: str
+    runtime: str
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
 class CreateTask:
     """What a client says when it creates a task.
 
@@ -176,6 +188,14 @@ class TaskManager(Protocol):
             NotFoundError, InvalidArgumentError: there is no such runtime, or none can be.
             UnknownError: the shim failed, or cannot say (those of containerd 1.6).
         """
+        ...
+
+
+class TaskFigures(Protocol):
+    """The figures of all tasks together, for monitoring."""
+
+    async def all_metrics(self) -> Sequence[TaskMetric]:
+        """Figures of the tasks of every namespace, without those whose shims give none in time."""
         ...
 
 

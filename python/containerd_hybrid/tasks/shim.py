@@ -49,6 +49,8 @@ class Shim:
         self.lost = asyncio.Event()
         self.gone = asyncio.Event()
         self.pids: dict[str, int] = {}
+        # As the container has it; empty until somebody wanted to know.
+        self.runtime_name = ""
         # One that runs a sandbox is no task, though tasks may join it.
         self.is_sandbox = False
         # A task in a shim that somebody else started, and will end.

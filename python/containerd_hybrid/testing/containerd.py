@@ -25,9 +25,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.rest
 
 
 class StockContainerd:
-    """Debian's ``containerd`` with everything below ``folder``. Used as ``with``."""
+    """Debian's ``containerd`` with everything below ``folder``. Used as ``with``.
 
-    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+    ``config`` is TOML that goes after what the configuration file has anyway.
+    """
+
+    def __init__(self, folder: Path, *, config: str = "", environment: dict[str, str] | None = None) -> None:
         """
         Raises:
             NotFoundError: it is not installed.
@@ -39,6 +42,7 @@ class StockContainerd:
         self.address = str(folder / "c.sock")
         self.log_file = folder / "containerd.log"
         self._program = program
+        self._more_config = config
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +56,7 @@ class StockContainerd:
     def start(self) -> Self:
         """Start it and wait until it answers."""
         config = self.folder / "config.toml"
-        config.write_text(_CONFIG.format(folder=self.folder))
+        config.write_text(_CONFIG.format(folder=self.folder) + self._more_config)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program, "--config", str(config)],

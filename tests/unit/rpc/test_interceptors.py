@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import sqlite3
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,40 @@ async def test_calls_are_counted_by_method_and_code() -> None:
     assert stats["Once"].started == 3
     assert stats["Once"].handled == {"OK": 2, "NOT_FOUND": 1}
     assert stats["Each"].started == 0, "methods never called are there with zeroes"
+
+
+async def test_messages_are_counted_each_way() -> None:
+    metrics = CallMetrics()
+    service = wrapped(echo.Echo(), metrics)
+    await call(service, "Once", "a")
+    with pytest.raises(NotFoundError):
+        await call(service, "Once", "fail:NOT_FOUND")
+    await call(service, "CountDown", "4")
+
+    async def requests() -> AsyncIterator[StringValue]:
+        for text in ("x", "y", "z"):
+            yield StringValue(value=text)
+
+    joined: Any = service.methods["JoinAll"].handler
+    assert (await joined(requests(), CallContext(method="JoinAll"))).value == "x,y,z"
+    each: Any = service.methods["Each"].handler
+    assert len([answer async for answer in each(requests(), CallContext(method="Each"))]) == 3
+    assert {entry.method: (entry.received, entry.sent) for entry in metrics.snapshot()} == {
+        "Once": (2, 1),  # a failure is no message
+        "CountDown": (1, 4),
+        "JoinAll": (3, 1),
+        "Each": (3, 3),
+    }
+
+
+@pytest.mark.parametrize("histogram", [True, False])
+async def test_durations_are_counted_in_buckets_when_asked_for(histogram: bool) -> None:
+    metrics = CallMetrics(histogram=histogram)
+    service = wrapped(echo.Echo(), metrics)
+    await call(service, "Once", "a")
+    (once,) = [entry for entry in metrics.snapshot() if entry.method == "Once"]
+    assert sum(once.latencies) == histogram
+    assert once.seconds > 0
 
 
 async def test_the_log_has_the_call_and_not_its_message(caplog: pytest.LogCaptureFixture) -> None:

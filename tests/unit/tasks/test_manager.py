@@ -274,6 +274,20 @@ async def test_metrics_are_passed_on_as_they_are(world: World) -> None:
         await world.tasks.metrics(SCOPE, ["id=="])
 
 
+async def test_all_metrics_are_those_of_every_namespace(world: World) -> None:
+    other = Scope("other")
+    await run(world, "c1")
+    world.containers.add("c2", namespace="other", runtime_name="io.containerd.hybrid.v2")
+    await world.tasks.create(other, CreateTask("c2"))
+    await run(world, "slow")
+    world.shim("slow").hang.add("Stats")
+    found = await world.tasks.all_metrics()
+    assert {(one.namespace, one.metric.id, one.runtime) for one in found} == {
+        ("ns", "c1", "io.containerd.hybrid.v2"),
+        ("other", "c2", "io.containerd.hybrid.v2"),
+    }
+
+
 async def test_listing_survives_every_kind_of_shim(world: World) -> None:
     for name in ("good", "slow", "strange", "lost"):
         await run(world, name)

@@ -1,4 +1,4 @@
-"""What listens: gRPC on a Unix socket and, with mutual TLS, on TCP; ttrpc for shims. And their counters."""
+"""What listens: gRPC on a Unix socket and, with mutual TLS, on TCP; ttrpc for shims; HTTP for watching."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served, S
 from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.model import DEFAULT_ADDRESS, MAX_MESSAGE_SIZE
 from containerd_hybrid.errors import InvalidConfigError, error_for_os
+from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
+    from containerd_hybrid.metrics.api import Collector
     from containerd_hybrid.rpc.api import Service
     from containerd_hybrid.rpc.interceptors import CallMetrics
 
@@ -58,10 +60,83 @@ class MetricsConfig:
     grpc_histogram: bool = False
 
 
-def _metrics(_: InitContext) -> CallMetrics:
+@dataclass(frozen=True, slots=True)
+class TaskMonitorConfig:
+    """``[plugins."io.containerd.monitor.task.v1.cgroups"]``"""
+
+    no_prometheus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsServerConfig:
+    """``[plugins."io.containerd.server.v1.metrics"]``: ``HOST:PORT``, empty for none."""
+
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DebugConfig:
+    """``[plugins."io.containerd.server.v1.debug"]``: a Unix socket, empty for none."""
+
+    address: str = ""
+    uid: int = os.geteuid()
+    gid: int = os.getegid()
+
+
+def _metrics(context: InitContext) -> CallMetrics:
     from containerd_hybrid.rpc.interceptors import CallMetrics
 
-    return CallMetrics()
+    config: MetricsConfig = context.config
+    return CallMetrics(histogram=config.grpc_histogram)
+
+
+def _task_monitor(context: InitContext) -> Collector:
+    from containerd_hybrid.metrics.tasks import TaskCollector
+    from containerd_hybrid.tasks.manager import ShimTaskManager
+
+    config: TaskMonitorConfig = context.config
+    if config.no_prometheus:
+        raise SkipPlugin("no_prometheus is configured")
+    context.platforms.append(Platform.host())
+    return TaskCollector(context.get(PluginType.RUNTIME, ShimTaskManager, "task"))
+
+
+def _metrics_server(context: InitContext) -> Server:
+    from containerd_hybrid.app.release import REVISION, SERVED_VERSION
+    from containerd_hybrid.metrics.api import Collector
+    from containerd_hybrid.metrics.calls import CallCollector
+    from containerd_hybrid.metrics.process import ProcessCollector
+    from containerd_hybrid.metrics.server import MetricsServer
+    from containerd_hybrid.rpc.interceptors import CallMetrics
+
+    config: MetricsServerConfig = context.config
+    if not config.address:
+        raise SkipPlugin("no address is configured")
+    collectors: list[Collector] = [
+        ProcessCollector(SERVED_VERSION, REVISION),
+        *(CallCollector(calls) for calls in context.all(PluginType.METRICS, CallMetrics).values()),
+        *context.all(PluginType.MONITOR_TASK, Collector).values(),
+    ]
+    server = MetricsServer(config.address, collectors)
+    context.on_close(server.close)
+    return server
+
+
+def _debug(context: InitContext) -> Server:
+    from containerd_hybrid.app.debug import DebugServer
+    from containerd_hybrid.rpc.sockets import SocketOwner
+
+    config: DebugConfig = context.config
+    if not config.address:
+        raise SkipPlugin("no address is configured")
+    if not config.address.startswith("/"):
+        raise InvalidConfigError(
+            f"debug address {config.address} must be the path of a Unix socket: "
+            "on an open port anybody could change the daemon's log"
+        )
+    server = DebugServer(config.address, SocketOwner(config.uid, config.gid))
+    context.on_close(server.close)
+    return server
 
 
 def _grpc(context: InitContext) -> Server:
@@ -109,6 +184,7 @@ def _ttrpc(context: InitContext) -> Server:
     config: TtrpcConfig = context.config
     if not config.address:
         raise SkipPlugin("no address is configured")
+    from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
     from containerd_hybrid.rpc.sockets import SocketOwner
     from containerd_hybrid.rpc.ttrpc_adaptor import TtrpcAdaptor, server_methods
     from containerd_hybrid.ttrpc.server import Server as TtrpcServer
@@ -116,7 +192,9 @@ def _ttrpc(context: InitContext) -> Server:
     services = [service for served in _served(context) for service in served.ttrpc]
     if not services:
         raise SkipPlugin("no ttrpc services configured")
-    server = TtrpcServer(server_methods(wrapped(context, services)))
+    # With counts of its own: what Prometheus is told of are the calls over gRPC.
+    interceptors = standard_interceptors(CallMetrics())
+    server = TtrpcServer(server_methods(wrap_services(services, interceptors)))
     adaptor = TtrpcAdaptor(server, config.address, SocketOwner(config.uid, config.gid))
     context.on_close(adaptor.close)
     return adaptor
@@ -155,7 +233,18 @@ _SERVED = (PluginType.GRPC, PluginType.METRICS)
 
 PLUGINS = (
     Plugin(PluginType.METRICS, "grpc-prometheus", _metrics, config=MetricsConfig),
+    Plugin(
+        PluginType.MONITOR_TASK, "cgroups", _task_monitor, (PluginType.RUNTIME,), config=TaskMonitorConfig
+    ),
     Plugin(PluginType.SERVER, "ttrpc", _ttrpc, (PluginType.TTRPC, *_SERVED), config=TtrpcConfig),
     Plugin(PluginType.SERVER, "grpc", _grpc, _SERVED, config=GrpcConfig),
     Plugin(PluginType.SERVER, "grpc-tcp", _grpc_tcp, _SERVED, config=TcpConfig),
+    Plugin(
+        PluginType.SERVER,
+        "metrics",
+        _metrics_server,
+        (PluginType.METRICS, PluginType.MONITOR_TASK),
+        config=MetricsServerConfig,
+    ),
+    Plugin(PluginType.SERVER, "debug", _debug, config=DebugConfig),
 )

@@ -25,8 +25,6 @@ from typing import Any
 from containerd_hybrid.app.config.bind import Binder, UnknownKey
 from containerd_hybrid.app.config.migrate import leftovers, migrate
 from containerd_hybrid.app.config.model import (
-    DEBUG_SERVER,
-    METRICS_SERVER,
     OLDEST_VERSION,
     VERSION,
     Config,
@@ -93,10 +91,9 @@ class Loader:
         return migrated
 
     def _warn_of_missing(self, found: FileConfig, migrated: FileConfig, file: Path) -> None:
-        """Tables that the file has, and servers that older versions had at the top, but we have not."""
+        """Tables that the file has, but we have not."""
         for name in migrated.plugins:
-            asked_for = name in found.plugins or name in {DEBUG_SERVER, METRICS_SERVER}
-            if asked_for and name not in self._known:
+            if name in found.plugins and name not in self._known:
                 message = "Ignoring the table of a plugin that this program does not have"
                 self._warn(message, file=str(file), plugin=name)
         if found.proxy_plugins:
