@@ -690,6 +690,27 @@ def test_user_namespace(clis: tuple[Cli, Cli]) -> None:
     assert "100000" in outs[0]
 
 
+def test_idmapped_binds(ours: Cli, short_folder: Path) -> None:
+    source = short_folder / "data"
+    source.mkdir()
+    (source / "file").write_text("data")
+
+    def change(spec: Spec) -> None:
+        maps = [{"containerID": 0, "hostID": 100_000, "size": 65536}]
+        spec["linux"]["namespaces"].append({"type": "user"})
+        spec["linux"].update({"uidMappings": maps, "gidMappings": maps})
+        for target, options in (("/tmp", ["rbind", "idmap"]), ("/root", ["rbind", "rro"])):
+            spec["mounts"].append(
+                {"destination": target, "type": "bind", "source": str(source), "options": options}
+            )
+
+    script = "stat -c %u /tmp/file /root/file; touch /tmp/new; touch /root/new"
+    done = ours.run("sh", "-c", script, change=change)
+    assert done.stdout.split() == ["0", "65534"]
+    assert "Read-only file system" in done.stderr
+    assert (source / "new").stat().st_uid == 0
+
+
 def test_namespaces_joined_by_path(clis: tuple[Cli, Cli]) -> None:
     for cli in clis:
         first = cli.create("sleep", "1000")

@@ -1,18 +1,17 @@
 //! One function for each command.
 
 use std::fs;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use runtime::spec::{Box2, Capabilities, Process, Resources};
+use runtime::spec::{Box2, Capabilities, Process};
 use runtime::{CreateRequest, Error, ExecRequest, Runtime, Started, Stdio};
 
 use super::flags::{Flags, Known};
-use super::{Command, foreground, signals, spec, stats};
+use super::{Command, foreground, signals, spec, stats, update};
 
-const HELP: Known = (&["help", "h"], false);
+pub const HELP: Known = (&["help", "h"], false);
 
 const CREATE: &[Known] = &[
     HELP,
@@ -57,25 +56,6 @@ const EXEC: &[Known] = &[
     (&["ignore-paused"], false),
     (&["cgroup"], true),
 ];
-const UPDATE: &[Known] = &[
-    HELP,
-    (&["resources", "r"], true),
-    (&["blkio-weight"], true),
-    (&["cpu-period"], true),
-    (&["cpu-quota"], true),
-    (&["cpu-burst"], true),
-    (&["cpu-share"], true),
-    (&["cpu-rt-period"], true),
-    (&["cpu-rt-runtime"], true),
-    (&["cpuset-cpus"], true),
-    (&["cpuset-mems"], true),
-    (&["cpu-idle"], true),
-    (&["memory"], true),
-    (&["memory-reservation"], true),
-    (&["memory-swap"], true),
-    (&["pids-limit"], true),
-];
-
 pub const ALL: &[Command] = &[
     command("create", "[options] ID", CREATE, create, true),
     command("start", "ID", &[HELP], start, false),
@@ -98,7 +78,13 @@ pub const ALL: &[Command] = &[
     ),
     command("pause", "ID", &[HELP], pause, false),
     command("resume", "ID", &[HELP], resume, false),
-    command("update", "[options] ID", UPDATE, update, false),
+    command(
+        "update",
+        "[options] ID",
+        update::FLAGS,
+        update::update,
+        false,
+    ),
     command(
         "ps",
         "[--format json] ID",
@@ -150,7 +136,7 @@ const fn command(
     }
 }
 
-fn io(what: &str, e: impl std::fmt::Display) -> Error {
+pub fn io(what: &str, e: impl std::fmt::Display) -> Error {
     Error::failed(format!("{what}: {e}"))
 }
 
@@ -403,75 +389,6 @@ fn pause(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
 
 fn resume(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
     runtime.resume(id(flags)?).map(|()| 0)
-}
-
-fn update(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
-    let id = id(flags)?;
-    let resources: Resources = match flags.get("resources") {
-        Some(path) => {
-            let mut text = Vec::new();
-            let read = match path {
-                "-" => std::io::stdin().read_to_end(&mut text).map(drop),
-                path => fs::read(path).map(|content| text = content),
-            };
-            read.map_err(|e| io(&format!("--resources {path}"), e))?;
-            serde_json::from_slice(&text).map_err(|e| io(&format!("--resources {path}"), e))?
-        }
-        None => resources(flags)?,
-    };
-    runtime.update(id, &resources).map(|()| 0)
-}
-
-fn resources(flags: &Flags) -> Result<Resources, Error> {
-    let mut value = serde_json::json!({"cpu": {}, "memory": {}});
-    let mut number = |flag: &str, group: &str, field: &str| -> Result<(), Error> {
-        if let Some(text) = flags.get(flag) {
-            let wrong = |_| Error::invalid(format!("--{flag} {text}: it is a number"));
-            value[group][field] = text.parse::<i64>().map_err(wrong)?.into();
-        }
-        Ok(())
-    };
-    number("cpu-period", "cpu", "period")?;
-    number("cpu-quota", "cpu", "quota")?;
-    number("cpu-burst", "cpu", "burst")?;
-    number("cpu-share", "cpu", "shares")?;
-    number("cpu-rt-period", "cpu", "realtimePeriod")?;
-    number("cpu-rt-runtime", "cpu", "realtimeRuntime")?;
-    number("cpu-idle", "cpu", "idle")?;
-    number("pids-limit", "pids", "limit")?;
-    number("blkio-weight", "blockIO", "weight")?;
-    for (flag, field) in [
-        ("memory", "limit"),
-        ("memory-reservation", "reservation"),
-        ("memory-swap", "swap"),
-    ] {
-        if let Some(text) = flags.get(flag) {
-            value["memory"][field] = bytes(text)
-                .ok_or_else(|| Error::invalid(format!("--{flag} {text}: it is a size")))?
-                .into();
-        }
-    }
-    for (flag, field) in [("cpuset-cpus", "cpus"), ("cpuset-mems", "mems")] {
-        if let Some(text) = flags.get(flag) {
-            value["cpu"][field] = text.into();
-        }
-    }
-    serde_json::from_value(value).map_err(|e| Error::invalid(e.to_string()))
-}
-
-/// `64m` in bytes; -1 is no limit.
-fn bytes(text: &str) -> Option<i64> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches('b');
-    let shift = match digits.chars().last()? {
-        'k' => 10,
-        'm' => 20,
-        'g' => 30,
-        't' => 40,
-        _ => 0,
-    };
-    let number = digits.trim_end_matches(['k', 'm', 'g', 't']);
-    number.parse::<i64>().ok()?.checked_mul(1 << shift)
 }
 
 fn ps(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {

@@ -7,6 +7,7 @@ mod logging;
 mod signals;
 mod spec;
 mod stats;
+mod update;
 
 use std::process::ExitCode;
 
