@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from containerd_hybrid.errors import HybridError, UnavailableError, error_for_code
+from containerd_hybrid.errors import HybridError, PermissionDeniedError, UnavailableError, error_for_code
 
 M = TypeVar("M", bound=Message)
 
@@ -109,11 +109,18 @@ class GrpcTransport:
         mapped: HybridError = error_for_code(error.code().name, details)
         if details == _LOST_STATUS:
             mapped = UnavailableError("the daemon ended the call while it was written to")
-        if isinstance(mapped, UnavailableError) and "connect" in details:
-            mapped = UnavailableError(
-                f"no daemon answers at {self._address}: start one (containerd-hybrid) or name another socket"
-            )
+        elif isinstance(mapped, UnavailableError) and "connect" in details:
+            mapped = self._no_connection(details)
         raise mapped from None
+
+    def _no_connection(self, details: str) -> HybridError:
+        if "Permission denied" in details:
+            return PermissionDeniedError(
+                f"{self._address} may not be used by this user: be root, or of the socket's group"
+            )
+        return UnavailableError(
+            f"no daemon answers at {self._address}: start one (containerd-hybrid) or name another socket"
+        )
 
 
 async def _write(call: _BidiCall, requests: AsyncIterator[Message]) -> None:

@@ -37,8 +37,8 @@ class Portal:
                 "a client without async cannot be called from a function that it calls itself"
             )
         running = _Running(step)
-        self._begin(running)
         try:
+            self._begin(running)
             return running.done.result()
         except concurrent.futures.CancelledError:
             raise CallCancelledError("the client was closed") from None
@@ -111,9 +111,11 @@ class _Running(Generic[T]):
         self._task.add_done_callback(self._settle)
 
     def cancel(self) -> None:
-        """On the loop, after :meth:`begin`."""
+        """On the loop, after :meth:`begin` unless it was not even asked for."""
         if self._task is not None:
             self._task.cancel()
+        else:
+            self.abandon()
 
     def abandon(self) -> None:
         self._step.close()
