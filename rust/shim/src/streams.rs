@@ -14,6 +14,13 @@ use crate::stdio::{LoggerUri, Prepared};
 
 /// A client that reads nothing for this long no longer holds up an exit or a delete.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
+const STALLED_LOOK: Duration = Duration::from_secs(1);
+
+/// How long an exited process's terminal, which others hold open, may be silent until it counts as
+/// passed on. A terminal that nobody holds open tells its end at once.
+const TERMINAL_LAG: Duration = Duration::from_millis(300);
+const TERMINAL_LOOK: Duration = Duration::from_millis(50);
+
 /// How long a logging program may take to be ready.
 const LOGGER_READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a logging program may take to finish after the output's end, then after SIGTERM.
@@ -171,7 +178,17 @@ impl Shim {
                     let quiet = running.pump.last_moved.max(since).elapsed();
                     if quiet < STALL_LIMIT && running.pump.sink.has_reader() {
                         drained = false;
-                        self.look_again(owner);
+                        self.look_again(owner, STALLED_LOOK);
+                    }
+                }
+                Some((_, Stop::Empty)) => {
+                    let Some(running) = self.pumps.get(&id) else {
+                        continue;
+                    };
+                    let quiet = running.pump.last_moved.max(since).elapsed();
+                    if running.pump.source.lags() && quiet < TERMINAL_LAG {
+                        drained = false;
+                        self.look_again(owner, TERMINAL_LOOK);
                     }
                 }
                 _ => {}
@@ -181,12 +198,12 @@ impl Shim {
     }
 
     /// A client that stops reading causes no event: time has to tell.
-    fn look_again(&mut self, owner: ProcessId) {
+    fn look_again(&mut self, owner: ProcessId, after: Duration) {
         if let Some(p) = self.processes.get_mut(&owner)
             && !p.drain_timer
         {
             p.drain_timer = true;
-            self.events.arm(Duration::from_secs(1), Timer::Drain(owner));
+            self.events.arm(after, Timer::Drain(owner));
         }
     }
 

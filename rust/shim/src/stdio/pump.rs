@@ -26,6 +26,15 @@ pub struct Source {
 }
 
 impl Source {
+    /// Whether an empty source may still bring something that was written before.
+    ///
+    /// What is written to a pipe is in it. What is written to a terminal passes through the kernel's
+    /// own buffers and a worker that fills ours a page at a time; only its end (EIO) says that no
+    /// more comes.
+    pub fn lags(&self) -> bool {
+        !self.splices
+    }
+
     pub fn pipe(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         Ok(Self { fd, splices: true })
