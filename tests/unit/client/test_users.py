@@ -151,4 +151,4 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for path in ("a/file", "a/none", "a/../a/file", "none/x"):
         read(tmp_path, path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
