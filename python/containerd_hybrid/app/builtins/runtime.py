@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType
 from containerd_hybrid.app.builtins.storage import Differ, Metadata
+from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
+    from containerd_hybrid.containers.restart import RestartMonitor
     from containerd_hybrid.sandbox.api import SandboxController
     from containerd_hybrid.streaming.api import StreamManager
     from containerd_hybrid.tasks.api import TaskManager
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROGRAM = "containerd-hybrid"
+_SERVED_WITHIN = 10.0
+_RESTART_INTERVAL = Duration.parse("10s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,13 @@ class TransferConfig:
     check_platform_supported: bool = False
     config_path: str = ""
     max_concurrent_unpacks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RestartConfig:
+    """``[plugins."io.containerd.monitor.container.v1.restart"]``"""
+
+    interval: Duration = _RESTART_INTERVAL
 
 
 def _shims(context: InitContext) -> Launcher:
@@ -148,6 +160,34 @@ async def _tasks(context: InitContext) -> TaskManager:
     return manager
 
 
+def _restart(context: InitContext) -> RestartMonitor:
+    from containerd_hybrid.containers.restart import RestartMonitor, RestartServices
+    from containerd_hybrid.tasks.manager import ShimTaskManager
+
+    config: RestartConfig = context.config
+    metadata = context.get(PluginType.METADATA, Metadata)
+    tasks = context.get(PluginType.RUNTIME, ShimTaskManager, "task")
+    services = RestartServices(metadata.namespaces, metadata.containers, metadata.snapshotters, tasks)
+    monitor = RestartMonitor(services, config.interval, lambda: _served(context.addresses.ttrpc))
+    context.on_close(monitor.close)
+    monitor.start()
+    return monitor
+
+
+async def _served(address: str) -> None:
+    """Wait until somebody listens there, but not for ever: ttrpc may be off, and shims can do without."""
+    import asyncio
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SERVED_WITHIN):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_unix_connection(address)
+                    writer.close()
+                    return
+                await asyncio.sleep(0.05)
+
+
 def _streams(_: InitContext) -> StreamManager:
     from containerd_hybrid.streaming.manager import OpenStreams
 
@@ -213,6 +253,14 @@ PLUGINS = (
         ),
         config=TaskConfig,
         exports={"log-uri-schemes": "fifo,binary,binary-v2,file"},
+    ),
+    Plugin(
+        PluginType.MONITOR_CONTAINER,
+        "restart",
+        _restart,
+        (PluginType.METADATA, PluginType.RUNTIME),
+        config=RestartConfig,
+        capabilities=("no", "always", "on-failure", "unless-stopped"),
     ),
     Plugin(PluginType.STREAMING, "manager", _streams),
     Plugin(
