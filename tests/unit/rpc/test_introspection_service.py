@@ -15,11 +15,12 @@ from containerd_hybrid.errors import FailedPreconditionError, NotFoundError, Uni
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.model.deprecations import Deprecation
 from containerd_hybrid.proto.services.introspection.v1 import introspection_pb2 as pb
+from containerd_hybrid.proto.types import introspection_pb2 as types_pb
 from containerd_hybrid.rpc.api import CallContext
 from containerd_hybrid.rpc.services.introspection import IntrospectionService
 
 CALL = CallContext("/containerd.services.introspection.v1.Introspection/PluginInfo")
-QUESTION = AnyMessage(type_url="containerd.types.RuntimeRequest", value=b"\n\x01r")
+QUESTION = AnyMessage(type_url=types_pb.RuntimeRequest.DESCRIPTOR.full_name, value=b"\n\x01r")
 
 
 class Talkative:
