@@ -27,10 +27,10 @@ def size(count: int) -> str:
     """Bytes in decimal units with three or four digits: ``1.23MB``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
         value /= 1000
-    return f"{value:.4g}{unit}" if unit == "B" else f"{value:.3g}{unit}"
+    return f"{value:.0f}PB"
 
 
 def parse_size(text: str) -> int:
