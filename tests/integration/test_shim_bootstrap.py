@@ -37,6 +37,8 @@ pytestmark = [
 
 REQUEST, MAX_DATA = 1, 4 << 20
 KILLED = 128 + signal.SIGKILL
+# Signals 32 and 33: glibc's posix_spawn, which make uses, leaves them ignored, and lets nobody change that.
+OF_THE_C_LIBRARY = 0b11 << 31
 
 Start: TypeAlias = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -275,7 +277,7 @@ def test_nothing_is_inherited(start: Start, token: str) -> None:
         assert held.count(Path("/dev/null")) == 3
         status = Path(f"/proc/{pid}/status").read_text()
         (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn")]
-        assert mask == 1 << (signal.SIGPIPE - 1)
+        assert mask & ~OF_THE_C_LIBRARY == 1 << (signal.SIGPIPE - 1)
         score = int(Path("/proc/self/oom_score_adj").read_text())
         assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(score + 1, 1000)
     finally:
@@ -403,7 +405,7 @@ async def test_update_pids_exec_and_checkpoint_of_a_running_container(
     os.close(reader)
     assert text.startswith("Signal\n")
     masks = dict(line.split(":\t") for line in text.splitlines()[1:])
-    assert int(masks["SigBlk"], 16) == int(masks["SigIgn"], 16) == 0
+    assert int(masks["SigBlk"], 16) == int(masks["SigIgn"], 16) & ~OF_THE_C_LIBRARY == 0
     await call(client, "Delete", pb.DeleteRequest(id="box", exec_id="init"))
 
     with pytest.raises(HybridError) as refused:
