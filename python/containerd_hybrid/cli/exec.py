@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from containerd_hybrid.cli.arguments import add_process_options, environment, parser
 from containerd_hybrid.cli.attach import Wish, foreground
-from containerd_hybrid.cli.failures import say, start_code
+from containerd_hybrid.cli.failures import NotStartedError
 from containerd_hybrid.cli.find import find_container
 from containerd_hybrid.cli.session import Session
 from containerd_hybrid.client.container import AsyncContainer
@@ -35,18 +35,10 @@ async def _exec(session: Session, options: argparse.Namespace) -> int:
     async with session.client() as client:
         container = await find_container(client, options.container)
         if options.detach:
-            try:
-                await _start(container, options, None)
-            except HybridError as error:
-                say(error.message, error)
-                return start_code(error, FAILURE)
+            await _start(container, options, None)
             return 0
         async with foreground(wish) as front:
-            try:
-                process = await _start(container, options, front.streams)
-            except HybridError as error:
-                say(error.message, error)
-                return start_code(error, FAILURE)
+            process = await _start(container, options, front.streams)
             try:
                 await front.started(process)
                 return await front.wait(process)
@@ -57,11 +49,15 @@ async def _exec(session: Session, options: argparse.Namespace) -> int:
 async def _start(
     container: AsyncContainer, options: argparse.Namespace, streams: Streams | None
 ) -> AsyncProcess:
-    return await container.exec(
-        [options.program, *options.args],
-        streams,
-        env=environment(options.env),
-        working_dir=options.workdir,
-        user=options.user,
-        terminal=options.tty,
-    )
+    env = environment(options.env)
+    try:
+        return await container.exec(
+            [options.program, *options.args],
+            streams,
+            env=env,
+            working_dir=options.workdir,
+            user=options.user,
+            terminal=options.tty,
+        )
+    except HybridError as error:
+        raise NotStartedError(error) from error

@@ -22,11 +22,22 @@ _CANNOT_INVOKE = re.compile(
 )
 
 
+class NotStartedError(Exception):
+    """A process could not be started: that has exit codes of its own."""
+
+    def __init__(self, error: HybridError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def report(work: Callable[[], int], failure: int) -> int:
     """Run a command; what it returns, or the code for what it raised. ``failure`` is for most of that."""
     try:
         code = work()
         sys.stdout.flush()
+    except NotStartedError as failed:
+        say(failed.error.message, failed.error)
+        return start_code(failed.error, failure)
     except HybridError as error:
         say(error.message, error)
         return failure

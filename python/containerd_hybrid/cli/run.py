@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from containerd_hybrid.cli.arguments import add_process_options, environment, pairs, parser
 from containerd_hybrid.cli.attach import Wish, foreground
 from containerd_hybrid.cli.ended import note_end
-from containerd_hybrid.cli.failures import say, start_code
+from containerd_hybrid.cli.failures import NotStartedError
 from containerd_hybrid.cli.find import find_image
 from containerd_hybrid.cli.session import Session
 from containerd_hybrid.cli.show import parse_size
+from containerd_hybrid.client.calls import undone
 from containerd_hybrid.client.client import AsyncClient
 from containerd_hybrid.client.container import AsyncContainer
 from containerd_hybrid.client.containers import DEFAULT_RUNTIME, DEFAULT_SNAPSHOTTER
@@ -37,17 +39,34 @@ async def _run(session: Session, options: argparse.Namespace) -> int:
     wish.check()
     async with session.client() as client:
         container = await _create(client, options)
-        try:
-            code = await (_detached(container) if options.detach else _attached(container, wish))
-        except BaseException as error:
-            await _remove_after(container, error)
-            if not isinstance(error, HybridError):
-                raise
-            say(error.message, error)
-            return start_code(error, FAILURE)
+        if options.detach:
+            async with _removed_if_not_started(container):
+                await container.start()
+            print(container.id)
+            return 0
+        async with foreground(wish) as front:
+            async with _removed_if_not_started(container):
+                process = await container.create_task(front.streams)
+                # The size comes before the program does, which may ask for it at once.
+                await front.started(process)
+                await process.start()
+            code = await front.wait(process)
+        await note_end(container, await process.delete())
         if options.rm:
-            await container.remove(force=True)
+            await container.remove()
         return code
+
+
+@asynccontextmanager
+async def _removed_if_not_started(container: AsyncContainer) -> AsyncIterator[None]:
+    """What could not be started is not left behind. What runs is left alone, whatever happens to us."""
+    try:
+        yield
+    except BaseException as error:
+        await undone(error, container.remove(force=True))
+        if isinstance(error, HybridError):
+            raise NotStartedError(error) from error
+        raise
 
 
 async def _create(client: AsyncClient, options: argparse.Namespace) -> AsyncContainer:
@@ -61,31 +80,6 @@ async def _create(client: AsyncClient, options: argparse.Namespace) -> AsyncCont
         snapshotter=options.snapshotter,
         runtime=options.runtime,
     )
-
-
-async def _detached(container: AsyncContainer) -> int:
-    await container.start()
-    print(container.id)
-    return 0
-
-
-async def _attached(container: AsyncContainer, wish: Wish) -> int:
-    async with foreground(wish) as front:
-        process = await container.create_task(front.streams)
-        # The size comes before the program does, which may ask for it at once.
-        await front.started(process)
-        await process.start()
-        code = await front.wait(process)
-    await note_end(container, await process.delete())
-    return code
-
-
-async def _remove_after(container: AsyncContainer, error: BaseException) -> None:
-    """What could not be run is not left behind; the first error is the one that is told."""
-    try:
-        await container.remove(force=True)
-    except HybridError as further:
-        error.add_note(f"the container could not be removed either: {further}")
 
 
 def _run_options(options: argparse.Namespace) -> RunOptions:

@@ -20,9 +20,16 @@ _OPTIONS = [
     # Host names of Unix sockets make some servers refuse the call; containerd's client sends this too.
     ("grpc.default_authority", "localhost"),
     ("grpc.use_local_subchannel_pool", 1),
+    # A daemon that was started anew is found at once, not when an ever longer pause is over.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
 
+# A daemon that was there a moment ago is being started anew, or gRPC has not looked for it again yet.
+_RECONNECT_SECONDS = 1.0
+_RETRY_SECONDS = 0.1
 # What grpc.aio says when a write failed before the status arrived, which it then does not tell any more.
 _LOST_STATUS = "Internal error from Core"
 _BidiCall: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
@@ -34,6 +41,7 @@ class GrpcTransport:
     def __init__(self, address: str) -> None:
         """``address`` is the path of a Unix socket, with ``unix://`` before it or not."""
         self._address = address.removeprefix("unix://")
+        self._was_connected = False
         self._channel = grpc.aio.insecure_channel(f"unix:{self._address}", options=_OPTIONS)
 
     async def unary(
@@ -51,11 +59,19 @@ class GrpcTransport:
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
-        try:
-            answer: M = await call(request, metadata=tuple(metadata.items()), timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            self._fail(error)
-        return answer
+        give_up = asyncio.get_running_loop().time() + _RECONNECT_SECONDS
+        while True:
+            try:
+                answer: M = await call(request, metadata=tuple(metadata.items()), timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                if not self._was_connected or not _was_not_sent(error):
+                    self._fail(error)
+                if asyncio.get_running_loop().time() > give_up:
+                    self._fail(error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self._was_connected = True
+                return answer
 
     async def server_stream(
         self, service: str, method: str, request: Message, response: type[M], *, metadata: Mapping[str, str]
@@ -109,7 +125,7 @@ class GrpcTransport:
         mapped: HybridError = error_for_code(error.code().name, details)
         if details == _LOST_STATUS:
             mapped = UnavailableError("the daemon ended the call while it was written to")
-        elif isinstance(mapped, UnavailableError) and "connect" in details:
+        elif _was_not_sent(error):
             mapped = self._no_connection(details)
         raise mapped from None
 
@@ -121,6 +137,11 @@ class GrpcTransport:
         return UnavailableError(
             f"no daemon answers at {self._address}: start one (containerd-hybrid) or name another socket"
         )
+
+
+def _was_not_sent(error: grpc.aio.AioRpcError) -> bool:
+    """No connection came about, so the daemon knows nothing of the call."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or "")
 
 
 async def _write(call: _BidiCall, requests: AsyncIterator[Message]) -> None:

@@ -17,6 +17,7 @@ from containerd_hybrid.errors import (
     HybridError,
     InvalidArgumentError,
     NotFoundError,
+    UnavailableError,
     UnknownError,
 )
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2
@@ -25,6 +26,11 @@ from containerd_hybrid.tasks.api import Status
 _TASKS = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
 # A killed process that is not gone by then waits for the kernel, for a dead disk perhaps.
 _KILL_SECONDS = 30.0
+# How long a daemon may be away while somebody waits for a process, how often it is looked for, and
+# after how long of a call it counts as having been there.
+_RESTART_SECONDS = 30.0
+_RETRY_SECONDS = 0.25
+_STABLE_SECONDS = 5.0
 _ALIVE = frozenset({Status.RUNNING, Status.PAUSED, Status.PAUSING})
 
 
@@ -90,7 +96,8 @@ class AsyncProcess:
     async def wait(self) -> Exited:
         """Wait until it has ended and all of its output has been handed over.
 
-        What it left running and still holds its streams is waited for while it writes.
+        What it left running and still holds its streams is waited for while it writes. A daemon that is
+        started anew meanwhile is waited for too, for half a minute.
 
         Raises:
             Exception: what the function raised that was given for its output.
@@ -197,9 +204,23 @@ class AsyncProcess:
                 await self.resume()  # the signal only arrives when the process runs
 
     async def _wait(self) -> Exited:
+        """Also across a restart of the daemon, which finds the process again."""
         request = tasks_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
-        answer = await self._calls.unary(_TASKS, "Wait", request, tasks_pb2.WaitResponse)
-        return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
+        clock = asyncio.get_running_loop().time
+        give_up: float | None = None
+        while True:
+            begun = clock()
+            try:
+                answer = await self._calls.unary(_TASKS, "Wait", request, tasks_pb2.WaitResponse)
+            except UnavailableError:
+                # The time counts from the first failure, and anew when the daemon was there in between.
+                if give_up is None or clock() - begun > _STABLE_SECONDS:
+                    give_up = clock() + _RESTART_SECONDS
+                if clock() > give_up:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return Exited(answer.exit_status, answer.exited_at.ToNanoseconds())
 
     async def _delete(self) -> Exited:
         if self.exec_id:

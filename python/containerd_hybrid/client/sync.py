@@ -64,7 +64,8 @@ class Process:
     def wait(self) -> Exited:
         """Wait until it has ended and all of its output has been handed over.
 
-        What it left running and still holds its streams is waited for while it writes.
+        What it left running and still holds its streams is waited for while it writes. A daemon that is
+        started anew meanwhile is waited for too, for half a minute.
 
         Raises:
             Exception: what the function raised that was given for its output.
