@@ -120,17 +120,18 @@ class Foreground:
 
     def _output(self, descriptor: int) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
+            if self._broken:
+                return
             try:
                 _write_all(descriptor, data)
             except BrokenPipeError:
+                self._broken = True
                 self._loop.call_soon_threadsafe(self._nobody_reads)
-                raise
 
         return write
 
     def _nobody_reads(self) -> None:
         """Our reader left (``… | head``): end the process as the kernel would end one of ours."""
-        self._broken = True
         self._soon(self._kill(signal.SIGKILL))
 
 

@@ -88,11 +88,11 @@ class Calls:
             yield replace(self, lease=lease)
         finally:
             with suppress(NotFoundError):
-                await self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=lease), Empty)
+                await to_the_end(self.unary(_LEASES, "Delete", leases_pb2.DeleteRequest(id=lease), Empty))
 
 
-async def to_the_end(step: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[object]]) -> T:
-    """Wait for a call that makes something even when cancelled, and ``undo`` what it made in that case.
+async def to_the_end(step: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[object]] | None = None) -> T:
+    """Wait for a call to end even when cancelled, and ``undo`` what it made in that case.
 
     The cancellation comes out when that is done.
     """
@@ -102,7 +102,7 @@ async def to_the_end(step: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[
     except asyncio.CancelledError as error:
         if not task.done():
             await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
+        if not task.cancelled() and task.exception() is None and undo is not None:
             await undone(error, undo())
         raise
 

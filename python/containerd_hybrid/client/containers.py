@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
-from containerd_hybrid.client.calls import Calls, fresh_name, to_the_end
+from containerd_hybrid.client.calls import Calls, fresh_name, to_the_end, undone
 from containerd_hybrid.client.container import AsyncContainer, ContainerInfo, container_info
 from containerd_hybrid.client.images import AsyncImages
 from containerd_hybrid.client.options import RunOptions, User
@@ -104,25 +104,33 @@ class AsyncContainers:
             raise InvalidArgumentError(f"image {found.name!r} has no layers, so nothing in it can run")
         container_id = id or fresh_name(6)
         chosen = options or RunOptions()
-        async with self._calls.leased() as calls:
-            mounts = await self._prepare(calls, found, config, container_id, snapshotter)
-            try:
-                user = await self._user(chosen.user or config.user, mounts)
-                spec = await _spec(container_id, calls.namespace, config, args, user, chosen)
-                record = containers_pb2.Container(
-                    id=container_id,
-                    image=found.name,
-                    labels=_labels(config, labels or {}),
-                    runtime=containers_pb2.Container.Runtime(name=runtime),
-                    spec=AnyMessage(type_url=SPEC_TYPE, value=json.dumps(spec).encode()),
-                    snapshotter=snapshotter,
-                    snapshot_key=container_id,
-                )
-                await self._create(calls, record)
-            except BaseException:
-                await self._remove_snapshot(calls, snapshotter, container_id)
-                raise
-        return AsyncContainer(self._calls, container_id, snapshotter, container_id, spec)
+        container: AsyncContainer | None = None
+        try:
+            async with self._calls.leased() as calls:
+                mounts = await self._prepare(calls, found, config, container_id, snapshotter)
+                try:
+                    user = await self._user(chosen.user or config.user, mounts)
+                    spec = await _spec(container_id, calls.namespace, config, args, user, chosen)
+                    record = containers_pb2.Container(
+                        id=container_id,
+                        image=found.name,
+                        labels=_labels(config, labels or {}),
+                        runtime=containers_pb2.Container.Runtime(name=runtime),
+                        spec=AnyMessage(type_url=SPEC_TYPE, value=json.dumps(spec).encode()),
+                        snapshotter=snapshotter,
+                        snapshot_key=container_id,
+                    )
+                    await self._create(calls, record)
+                except BaseException:
+                    await self._remove_snapshot(calls, snapshotter, container_id)
+                    raise
+                container = AsyncContainer(self._calls, container_id, snapshotter, container_id, spec)
+        except BaseException as error:
+            # Cancelled while the lease was given back, with everything made already.
+            if container is not None:
+                await undone(error, container.remove())
+            raise
+        return container
 
     async def run(
         self,

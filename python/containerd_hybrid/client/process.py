@@ -104,8 +104,10 @@ class AsyncProcess:
         """
         exited = await self._wait()
         if self._streams is not None:
-            await self._streams.drained()
-            await self.detach()
+            try:
+                await self._streams.drained()
+            finally:
+                await self.detach()
         return exited
 
     async def kill(self, signal: int | str = signals.SIGTERM, *, all: bool = False) -> None:
