@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
+from pathlib import Path
 
 import pytest
 from tests.unit.metadata.support import World
@@ -16,6 +16,7 @@ from containerd_hybrid.events.api import (
     ContainerDelete,
     ContainerUpdate,
 )
+from containerd_hybrid.metadata.database import SqliteDatabase
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 
@@ -183,21 +184,18 @@ async def test_events_tell_what_was_stored(world: World, scope: Scope) -> None:
     ]
 
 
-async def test_a_list_and_a_look_up_are_one_select_each(world: World, scope: Scope) -> None:
-    for number in range(20):
-        await world.containers.create(scope, dataclasses.replace(FULL, id=f"c{number}"))
-    statements: list[str] = []
-
-    def watch(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(statements.append)
-
-    # Enough to reach each reader.
-    for _ in range(50):
-        await world.database.read(watch)
-    assert len(await world.containers.list(scope)) == 20
-    assert len(await world.containers.list(scope, ["id==c1", "id==c2"])) == 2
-    await world.containers.get(scope, "c7")
-    assert len([text for text in statements if text.startswith("SELECT")]) == 3
+async def test_a_list_and_a_look_up_are_one_select_each(tmp_path: Path, scope: Scope) -> None:
+    # With one reader, its connection sees every statement.
+    async with SqliteDatabase(tmp_path / "one-reader.db", no_sync=True, readers=1) as database:
+        world = World.over(database)
+        for number in range(20):
+            await world.containers.create(scope, dataclasses.replace(FULL, id=f"c{number}"))
+        statements: list[str] = []
+        await database.read(lambda connection: connection.set_trace_callback(statements.append))
+        assert len(await world.containers.list(scope)) == 20
+        assert len(await world.containers.list(scope, ["id==c1", "id==c2"])) == 2
+        await world.containers.get(scope, "c7")
+        assert len([text for text in statements if text.startswith("SELECT")]) == 3
 
 
 async def test_a_list_by_id_is_a_look_up(world: World, scope: Scope) -> None:
