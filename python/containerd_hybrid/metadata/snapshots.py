@@ -38,10 +38,15 @@ from containerd_hybrid.model.fieldpaths import updated_labels
 from containerd_hybrid.model.filters import FieldLookup, Filters, map_value
 from containerd_hybrid.model.identifiers import quoted
 from containerd_hybrid.model.labels import stored_labels, validate_labels
-from containerd_hybrid.snapshots.api import DriverSnapshot, Kind, SnapshotDriver, SnapshotInfo, Usage
-
-REF_LABEL = "containerd.io/snapshot.ref"
-"""The name under which a snapshot being prepared will be committed; if that exists, nothing is prepared."""
+from containerd_hybrid.snapshots.api import (
+    REBASE,
+    REF_LABEL,
+    DriverSnapshot,
+    Kind,
+    SnapshotDriver,
+    SnapshotInfo,
+    Usage,
+)
 
 _INHERITED = "containerd.io/snapshot/"
 _PAGE = 100
@@ -233,7 +238,7 @@ class MetadataSnapshotter:
                 raise InvalidArgumentError(
                     f"cannot change parent of active snapshot {quoted(key)} on commit: invalid argument"
                 )
-            if "rebase" not in self.capabilities:
+            if REBASE not in self.capabilities:
                 raise FailedPreconditionError(
                     f"snapshotter {self.name} cannot give snapshot {quoted(key)} a parent on commit: "
                     "prepare it on that parent: failed precondition"

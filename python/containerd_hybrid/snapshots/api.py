@@ -9,6 +9,18 @@ A :class:`Snapshotter` is what clients see: names, labels, namespaces. A :class:
 makes folders and mounts for numbered snapshots and knows nothing else, so that names, parents and
 driver state change in one transaction of the metadata store.
 
+**Layers in any order.** A snapshotter with the capability :data:`REBASE` lets an unpacker apply the layers
+of an image side by side, each without its parent, and string them together when they are committed::
+
+    mounts = rebasable(await snapshotter.prepare(scope, key, "", labels))    # any order, at once
+    …apply the layer to these mounts…
+    await snapshotter.commit(scope, chain_id, key, labels, parent=chain_id_of_the_layer_below)   # in order
+
+The parent has to be committed by then (NotFoundError otherwise), and a snapshot that was prepared on a
+parent keeps that one (InvalidArgumentError). Deletions in such a layer hide what is in layers that are not
+there yet, so it must be applied with :func:`rebasable`'s mounts, which have deletions written down instead
+of done.
+
 Times are Unix nanoseconds, sizes bytes. Source: containerd.services.snapshots.v1.
 """
 
@@ -20,6 +32,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from containerd_hybrid.model import Mount, Scope
+
+REBASE = "rebase"
+"""Capability: ``commit`` takes a ``parent`` for a snapshot that was prepared without."""
+
+REF_LABEL = "containerd.io/snapshot.ref"
+"""The name under which a snapshot being prepared will be committed; if that exists, nothing is prepared."""
+
+DIFF_ID_LABEL = "containerd.io/snapshot/diff-id"
+"""The diff ID of the layer that a snapshot is prepared for: a driver may have its content already."""
+
+MAX_SIZE_LABEL = "containerd.io/snapshot/max-size"
+"""How large a snapshot may become, in bytes without its parents; for drivers that can limit it."""
 
 
 class Kind(enum.Enum):
@@ -54,6 +78,7 @@ class Snapshotter(Protocol):
     """One snapshotter, namespaced. NotFoundError for unknown keys, AlreadyExistsError for taken ones."""
 
     name: str
+    capabilities: tuple[str, ...]
 
     async def stat(self, scope: Scope, key: str) -> SnapshotInfo: ...
 
@@ -81,7 +106,7 @@ class Snapshotter(Protocol):
         """Make the active snapshot ``key`` the committed snapshot ``name``; its labels are replaced.
 
         ``parent`` gives one to a snapshot prepared without (CommitSnapshotRequest.parent), where the
-        driver has the capability ``rebase``.
+        snapshotter has the capability :data:`REBASE`.
         """
         ...
 
@@ -94,6 +119,23 @@ class Snapshotter(Protocol):
     async def cleanup(self) -> None:
         """Remove what no record knows: folders of removed or half-made snapshots."""
         ...
+
+
+def rebasable(mounts: Sequence[Mount]) -> list[Mount]:
+    """The mounts of an active snapshot without a parent, for applying a layer that has one.
+
+    A bind mount becomes the upper half of an overlay, which only a differ that writes into the folder
+    itself can use. Others are returned as they are.
+    """
+    if len(mounts) != 1 or mounts[0].type != "bind" or mounts[0].read_only:
+        return list(mounts)
+    options = (option for option in mounts[0].options if option != "rbind")
+    return [Mount("overlay", "overlay", (*options, f"upperdir={mounts[0].source}"))]
+
+
+def staged(mounts: Sequence[Mount]) -> bool:
+    """Whether an active snapshot came with its layer in it: nothing is to be applied, only committed."""
+    return bool(mounts) and mounts[-1].read_only
 
 
 @dataclass(frozen=True, slots=True)

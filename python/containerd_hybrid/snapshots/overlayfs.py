@@ -17,7 +17,7 @@ from containerd_hybrid._native import disk_usage
 from containerd_hybrid.errors import InvalidConfigError, UnimplementedError
 from containerd_hybrid.model import Mount
 from containerd_hybrid.snapshots import overlay_support
-from containerd_hybrid.snapshots.api import DriverSnapshot, Kind, Usage
+from containerd_hybrid.snapshots.api import REBASE, DriverSnapshot, Kind, Usage
 from containerd_hybrid.snapshots.folders import SnapshotFolders
 from containerd_hybrid.snapshots.idmap import GID_LABEL, UID_LABEL, mapped_root
 
@@ -56,6 +56,7 @@ class OverlaySnapshotDriver:
         self.capabilities = (
             *(("remap-ids",) if self._remaps else ()),
             *(() if slow_chown else ("only-remap-ids",)),
+            *((REBASE,) if self._notes_deletions() else ()),
         )
 
     def create(self, snapshot: DriverSnapshot) -> None:
@@ -111,6 +112,14 @@ class OverlaySnapshotDriver:
 
     def labels(self, id: int) -> Mapping[str, str]:
         return {UPPERDIR_LABEL: str(self._upper(id))} if self._upperdir_label else {}
+
+    def _notes_deletions(self) -> bool:
+        """Whether a layer's deletions can be written down without its parents.
+
+        Not in a user namespace, where the device node for it cannot be made; and not with ``userxattr``,
+        which mounts without a parent do not tell of.
+        """
+        return "userxattr" not in self._options and not overlay_support.in_user_namespace()
 
     def _upper(self, id: int) -> Path:
         return self._folders.path(id) / "fs"

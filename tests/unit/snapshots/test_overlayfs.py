@@ -25,6 +25,7 @@ def _supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlay_support, "can_map_ids", lambda: True)
     monkeypatch.setattr(overlay_support, "needs_userxattr", lambda root: False)
     monkeypatch.setattr(overlay_support, "has_index", lambda: True)
+    monkeypatch.setattr(overlay_support, "in_user_namespace", lambda: False)
 
 
 def _upper(root: Path, number: int) -> str:
@@ -204,8 +205,17 @@ def test_mappings_that_cannot_be_are_refused(tmp_path: Path, mapping: str, messa
 
 
 def test_capabilities(tmp_path: Path) -> None:
-    assert OverlaySnapshotDriver(tmp_path).capabilities == ("remap-ids", "only-remap-ids")
-    assert OverlaySnapshotDriver(tmp_path, slow_chown=True).capabilities == ("remap-ids",)
+    assert OverlaySnapshotDriver(tmp_path).capabilities == ("remap-ids", "only-remap-ids", "rebase")
+    assert OverlaySnapshotDriver(tmp_path, slow_chown=True).capabilities == ("remap-ids", "rebase")
+
+
+def test_layers_cannot_be_rebased_where_deletions_cannot_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = OverlaySnapshotDriver(tmp_path, mount_options=["userxattr"])
+    assert "rebase" not in driver.capabilities
+    monkeypatch.setattr(overlay_support, "in_user_namespace", lambda: True)
+    assert "rebase" not in OverlaySnapshotDriver(tmp_path).capabilities
 
 
 def test_the_upper_folder_is_shown_when_asked_for(tmp_path: Path) -> None:
