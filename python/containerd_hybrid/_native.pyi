@@ -24,6 +24,7 @@ __all__ = [
     "DiffedLayer",
     "Ingest",
     "MountInfo",
+    "Pattern",
     "apply_layer",
     "diff_layers",
     "disk_usage",
@@ -317,3 +318,17 @@ class MountInfo:
 
 def mountinfo() -> list[MountInfo]:
     """All mounts this process sees, in the kernel's order."""
+
+@final
+class Pattern:
+    """A regular expression in the syntax of Rust's ``regex``, which takes time in proportion to the text.
+
+    Made from what :func:`containerd_hybrid.model.re2.compile_re2` translates.
+
+    Raises:
+        ValueError: it is none, or too large when compiled; the message shows where.
+    """
+
+    def __new__(cls, pattern: str) -> Pattern: ...
+    def matches(self, text: str) -> bool:
+        """Whether it matches anywhere in the text. What is no Unicode text (a lone surrogate) has no match."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from containerd_hybrid.errors import InvalidFilterError
 from containerd_hybrid.model.identifiers import quoted
-from containerd_hybrid.model.re2 import UnsupportedPatternError, compile_re2
+from containerd_hybrid.model.re2 import Matcher, UnsupportedPatternError, compile_re2
 
 FieldLookup = Callable[[tuple[str, ...]], str | None]
 """The value at a field path; None when the field is absent, which ``""`` need not be."""
@@ -51,7 +51,7 @@ class Selector:
     fieldpath: tuple[str, ...]
     operator: Operator = Operator.PRESENT
     value: str = ""
-    pattern: re.Pattern[str] | None = None
+    pattern: Matcher | None = None
 
     def match(self, lookup: FieldLookup) -> bool:
         """Whether the comparison holds for an object."""
@@ -64,7 +64,7 @@ class Selector:
             case Operator.NOT_EQUAL:
                 return (value or "") != self.value
             case Operator.MATCHES:
-                return self.pattern is not None and self.pattern.search(value or "") is not None
+                return self.pattern is not None and self.pattern.matches(value or "")
 
 
 @dataclass(frozen=True, slots=True)

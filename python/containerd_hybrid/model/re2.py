@@ -1,14 +1,16 @@
-"""Regular expressions as Go's ``regexp`` reads them (RE2 syntax), compiled with Python's ``re``.
+"""Regular expressions as Go's ``regexp`` reads them (RE2 syntax), compiled by Rust's ``regex``.
 
-Clients of containerd write filters for Go's engine. What both engines can say is translated; what only
-Python can say (look-around, back references, possessive repetition) is refused as Go refuses it; what
-only Go can say (``\\pN`` and ``[[:^digit:]]`` classes, ``\\C``) is refused too. Only whether a text matches
-anywhere is of interest here, so greediness is dropped.
+Clients of containerd write filters for Go's engine, and both engines take time in proportion to the text:
+no pattern of a client can hold a thread, as one that backtracks could. What both can say is translated;
+what Go does not know (look-around, back references, possessive repetition) is refused as Go refuses it;
+a few things that only Go can say (``\\pN`` and ``[[:^digit:]]`` classes, ``\\C``) are refused too. Only
+whether a text matches anywhere is of interest here, so greediness is dropped.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 _POSIX = {
     "alnum": "0-9A-Za-z",
@@ -28,7 +30,9 @@ _POSIX = {
 }
 # Go's \s lacks the vertical tab that Python's has.
 _SPACE = r"\t\n\f\r "
-_SAME_ESCAPES = frozenset("dDwWafnrtv")
+_SAME_ESCAPES = frozenset("afnrtv")
+# Go's are of ASCII, Rust's of Unicode. Inside a class these are classes in the class.
+_PERL = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]"}
 _FLAGS = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
 _NAMED = re.compile(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>")
 _REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
@@ -39,16 +43,33 @@ class UnsupportedPatternError(ValueError):
     """Not a pattern of RE2, or one this translation has no equal for."""
 
 
-def compile_re2(pattern: str) -> re.Pattern[str]:
-    """Compile; ``search`` on the result says whether a text matches, as Go's ``MatchString`` does.
+class Matcher(Protocol):
+    """A compiled pattern."""
+
+    def matches(self, text: str) -> bool:
+        """Whether the text has a match, as Go's ``MatchString`` says."""
+        ...
+
+
+def compile_re2(pattern: str) -> Matcher:
+    """Compile a pattern.
 
     Raises:
-        UnsupportedPatternError: the pattern is wrong or cannot be translated.
+        UnsupportedPatternError: the pattern is wrong, too large when compiled, or cannot be translated.
     """
+    from containerd_hybrid._native import Pattern
+
     try:
-        return re.compile(_Translator(pattern).translate(), re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
+        return Pattern(_Translator(pattern).translate())
+    except UnsupportedPatternError:
+        raise
+    except ValueError as error:
         raise UnsupportedPatternError(f"regular expression {pattern!r}: {error}") from error
+
+
+def _literal(text: str) -> str:
+    """The text itself, in a class or not: by number where a character could mean something."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 class _Translator:
@@ -58,7 +79,7 @@ class _Translator:
         self._out: list[str] = []
         # For each open group: what was before it of the two below.
         self._open: list[tuple[list[str], bool]] = []
-        # Flags set in the middle of this group, which hold to its end: Python wants a group for each.
+        # Flags set in the middle of this group, which hold to its end, in a group for each.
         self._flags: list[str] = []
         self._multiline = False
         self._repeated = False  # the last thing was a repetition
@@ -90,7 +111,7 @@ class _Translator:
         elif char == "{":
             self._emit(r"\{", 1)
         elif char == "$":
-            self._emit(r"(?=\n|\Z)" if self._multiline else r"(?:\Z)", 1)
+            self._emit("(?m:$)" if self._multiline else r"(?:\z)", 1)
         elif char == "^":
             self._emit("(?:^)", 1)
         elif char == "|":
@@ -110,10 +131,10 @@ class _Translator:
             end = self._text.find("\\E", self._pos + 2)
             end = len(self._text) if end < 0 else end
             literal = self._text[self._pos + 2 : end]
-            self._emit(re.escape(literal), end + 2 - self._pos)
+            self._emit(_literal(literal), end + 2 - self._pos)
         elif char in "AbBz":
-            # In a group, because Go lets an anchor be repeated and Python does not.
-            self._emit(f"(?:\\{char.replace('z', 'Z')})", 2)
+            # In a group, because Go lets an anchor be repeated.
+            self._emit(f"(?-u:\\{char})" if char in "bB" else f"(?:\\{char})", 2)
         elif char in "sS":
             self._emit(f"[{'^' if char == 'S' else ''}{_SPACE}]", 2)
         else:
@@ -125,6 +146,9 @@ class _Translator:
         if char in _SAME_ESCAPES:
             self._pos += 2
             return "\\" + char
+        if char in _PERL:
+            self._pos += 2
+            return _PERL[char]
         if char == "x":
             return self._hex()
         if char in "01234567":
@@ -133,10 +157,10 @@ class _Translator:
             if char != "0" and len(digits[0]) == 1:
                 raise self._error(f"invalid escape sequence: \\{char}")
             self._pos = digits.end()
-            return re.escape(chr(int(digits[0], 8)))
+            return _literal(chr(int(digits[0], 8)))
         if char.isascii() and not char.isalnum():
             self._pos += 2
-            return re.escape(char)
+            return _literal(char)
         raise self._error(f"invalid escape sequence: \\{char}")
 
     def _hex(self) -> str:
@@ -145,7 +169,7 @@ class _Translator:
         if match is None or value > 0x10FFFF:
             raise self._error("invalid escape sequence: \\x")
         self._pos = match.end()
-        return re.escape(chr(value))
+        return _literal(chr(value))
 
     def _class(self) -> None:
         self._emit("[", 1)
@@ -160,25 +184,40 @@ class _Translator:
                 self._emit("]", 1)
                 return
             first = False
-            self._class_item(char)
+            if not self._class_of_characters():
+                self._class_range()
 
-    def _class_item(self, char: str) -> None:
+    def _class_of_characters(self) -> bool:
+        """A class inside of the class, if there is one here."""
         posix = re.compile(r"\[:(\^?)(\w+):\]").match(self._text, self._pos)
         if posix:
             if posix[1] or posix[2] not in _POSIX:
                 raise self._error(f"invalid character class range: {posix[0]}")
             self._emit(_POSIX[posix[2]], len(posix[0]))
-        elif char == "\\" and self._pos + 1 < len(self._text):
-            following = self._text[self._pos + 1]
-            if following == "s":
-                self._emit(_SPACE, 2)
-            elif following == "S":
-                raise self._error("\\S in a class is not supported")
-            else:
-                self._out.append(self._common_escape())
+            return True
+        following = self._text[self._pos + 1 : self._pos + 2] if self._text[self._pos] == "\\" else ""
+        if following == "S":
+            raise self._error("\\S in a class is not supported")
+        if following == "s":
+            self._emit(_SPACE, 2)
+        elif following in _PERL:
+            self._emit(_PERL[following], 2)
+        return following == "s" or following in _PERL
+
+    def _class_range(self) -> None:
+        """One character, or two and a dash. Any other dash is one, and to Rust two would be an operator."""
+        self._class_character()
+        dash = self._text[self._pos : self._pos + 2]
+        if dash.startswith("-") and dash not in ("-", "-]"):
+            self._emit("-", 1)
+            self._class_character()
+
+    def _class_character(self) -> None:
+        char = self._text[self._pos]
+        if char == "\\" and self._pos + 1 < len(self._text):
+            self._out.append(self._common_escape())
         else:
-            # Python reserves nested sets and set operations; a lone dash is a range in both.
-            self._emit(char if char == "-" or char.isalnum() else re.escape(char), 1)
+            self._emit(_literal(char), 1)
 
     def _group(self) -> None:
         flags = _FLAGS.match(self._text, self._pos)

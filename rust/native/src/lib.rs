@@ -11,6 +11,7 @@ mod exceptions;
 mod failure;
 mod ingest;
 mod mounting;
+mod pattern;
 mod tree;
 
 #[pymodule]
@@ -26,6 +27,8 @@ mod _native {
         MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_each,
         unmount_temporary,
     };
+    #[pymodule_export]
+    use crate::pattern::Pattern;
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};
 }

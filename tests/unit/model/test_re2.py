@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from containerd_hybrid.model.filters import Filters
 from containerd_hybrid.model.re2 import UnsupportedPatternError, compile_re2
 
 
@@ -40,6 +41,19 @@ from containerd_hybrid.model.re2 import UnsupportedPatternError, compile_re2
         ("[a&&b]", "&", True),
         ("[]a]", "]", True),
         ("[^]a]", "]", False),
+        ("[+--]", "-", True),
+        ("[+--]", ",", True),
+        ("[a-c--z]", "x", True),
+        ("[a~~b]", "~", True),
+        ("[a-]", "-", True),
+        (r"[\d-x]", "-", True),
+        (r"[\w&&\d]", "&", True),
+        (r"[^\W]", "é", False),
+        (r"\Bb", "ab", True),
+        (r"\Bb", "éb", False),
+        (r"^.$", "é", True),
+        ("(?i)k", "\u212a", True),
+        ("#a b", "#a b", True),
         ("a{2}", "aa", True),
         ("a{2", "a{2", True),
         ("a{,2}", "a{,2}", True),
@@ -79,7 +93,7 @@ def test_meaning(pattern: str, text: str, expected: bool | None) -> None:
         with pytest.raises(UnsupportedPatternError):
             compile_re2(pattern)
     else:
-        assert (compile_re2(pattern).search(text) is not None) is expected
+        assert compile_re2(pattern).matches(text) is expected
 
 
 @given(st.text(max_size=20))
@@ -95,4 +109,22 @@ def test_any_pattern_is_compiled_or_refused(pattern: str) -> None:
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_a_quoted_pattern_finds_exactly_its_text(needle: str, hay: str) -> None:
     if "\\E" not in needle:
-        assert (compile_re2(f"\\Q{needle}\\E").search(hay) is not None) == (needle in hay)
+        assert compile_re2(f"\\Q{needle}\\E").matches(hay) == (needle in hay)
+
+
+HOSTILE = ["(a+)+$", "^(a|a)*$", "(a|aa)+$", "(.*)*b", "(a?){500}a{500}$", "(?:a{0,30}){0,30}b"]
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_a_pattern_made_to_backtrack_for_ever_is_answered(pattern: str) -> None:
+    """An engine that backtracks would be at this for longer than anybody waits."""
+    assert compile_re2(pattern).matches("a" * 4096 + "!") is False
+
+
+def test_a_pattern_that_would_need_much_memory_is_refused() -> None:
+    with pytest.raises(UnsupportedPatternError, match="size"):
+        compile_re2("((a{100}){100}){100}")
+
+
+def test_text_that_is_no_text_matches_nothing() -> None:
+    assert Filters.parse([r'name~="."']).match(lambda path: "\udc80") is False
