@@ -53,6 +53,9 @@ pub struct Runtime {
 pub struct Options {
     /// A score that may not be lowered is left as it is (containerd's `restrict_oom_score_adj`).
     pub clamp_oom_score_adj: bool,
+    /// The limit (soft, hard) of open files for processes whose specification has none: what a caller
+    /// that raised its own was given.
+    pub nofile: Option<(u64, u64)>,
 }
 
 /// The streams of a new process. With a terminal (`process.terminal`) they are not looked at.

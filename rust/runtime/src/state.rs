@@ -57,6 +57,9 @@ pub struct Record {
     pub cgroups: Cgroups,
     /// Processes outlive the init: it has no pid namespace of its own.
     pub shares_pid_namespace: bool,
+    /// Its processes have the keyring of whoever makes them.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// What was mounted below the root before, if the container has no mount namespace: what is more
     /// is the container's.
     pub mounts_before: Option<Vec<PathBuf>>,

@@ -299,6 +299,19 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     call!(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC).map(drop)
 }
 
+/// Closes every descriptor from `first` on except those in `keep`, which is sorted for it.
+pub fn close_all_from(first: RawFd, keep: &mut [RawFd]) -> Result<()> {
+    keep.sort_unstable();
+    let mut from = first;
+    for kept in keep.iter().copied().filter(|fd| *fd >= first) {
+        if kept > from {
+            call!(libc::SYS_close_range, from, kept - 1, 0)?;
+        }
+        from = kept + 1;
+    }
+    call!(libc::SYS_close_range, from, u32::MAX, 0).map(drop)
+}
+
 pub const MOUNT_ATTR_RDONLY: u64 = 0x1;
 pub const MOUNT_ATTR_NOSUID: u64 = 0x2;
 pub const MOUNT_ATTR_NODEV: u64 = 0x4;
@@ -371,6 +384,11 @@ pub fn fsmount(fs: RawFd, attributes: u64) -> Result<OwnedFd> {
 pub fn remount(path: &CStr, flags: u64) -> Result<()> {
     let null = std::ptr::null::<u8>();
     call!(libc::SYS_mount, null, path.as_ptr(), null, flags, null).map(drop)
+}
+
+pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Result<()> {
+    let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
+    call!(libc::SYS_mount, source, target, kind, flags, data.as_ptr()).map(drop)
 }
 
 pub fn pivot_root(new: &CStr, old: &CStr) -> Result<()> {

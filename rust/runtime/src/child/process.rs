@@ -152,6 +152,11 @@ pub fn become_program(plan: &Plan, vectors: &Vectors, maker: RawFd) -> Outcome<F
     let mut peer = maker;
     let connection;
     if let Some(listener) = &plan.start {
+        // It may wait for long, and the maker's sockets and pipes would stay open with it.
+        let state = plan.state.as_ref().map_or(0, AsRawFd::as_raw_fd);
+        let first = 3 + process.preserve_fds as RawFd;
+        sys::close_all_from(first, &mut [maker, listener.as_raw_fd(), state])
+            .at(Step::Handshake)?;
         Message::Ready.send(maker, None).at(Step::Handshake)?;
         connection = sys::accept(listener.as_raw_fd()).at(Step::Handshake)?;
         peer = connection.as_raw_fd();

@@ -91,6 +91,7 @@ fn run(words: &[String]) -> Result<u8, Error> {
     }
     let options = Options {
         clamp_oom_score_adj: global.is_set("restrict-oom-score-adj"),
+        ..Options::default()
     };
     let root = global.get("root").unwrap_or(DEFAULT_ROOT);
     let root = std::path::absolute(root).map_err(|e| Error::invalid(format!("--root: {e}")))?;

@@ -43,6 +43,7 @@ impl Runtime {
             cgroup_paths: BTreeMap::new(),
             cgroups: Cgroups::default(),
             shares_pid_namespace: !spec.linux.makes("pid"),
+            no_new_keyring: request.no_new_keyring,
             mounts_before,
         };
         let result = self.make(request, &spec, &text, &place, &mut record);
@@ -162,6 +163,12 @@ pub fn finish_process(
     runtime: &Runtime,
 ) -> Result<()> {
     plan.clamp_oom_score_adj = runtime.options.clamp_oom_score_adj;
+    let limited = |limit: &(u32, u64, u64)| limit.0 == libc::RLIMIT_NOFILE;
+    if let Some((soft, hard)) = runtime.options.nofile
+        && !plan.rlimits.iter().any(limited)
+    {
+        plan.rlimits.push((libc::RLIMIT_NOFILE, soft, hard));
+    }
     if spec.terminal {
         return Ok(());
     }

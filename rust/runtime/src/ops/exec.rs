@@ -95,7 +95,10 @@ fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
     let mut plan = Plan {
         process: process::plan(process, spec.linux.seccomp.as_ref())?,
         in_user_namespace: flags & libc::CLONE_NEWUSER as u64 != 0,
-        keyring: Some(crate::mounts::c_string(&format!("_ses.{}", record.id))?),
+        keyring: match record.no_new_keyring {
+            true => None,
+            false => Some(crate::mounts::c_string(&format!("_ses.{}", record.id))?),
+        },
         ..Plan::default()
     };
     open_cgroups(&mut plan, &record.cgroups, pid)?;
