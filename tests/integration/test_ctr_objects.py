@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -167,18 +165,13 @@ def test_leases_are_created_listed_and_deleted(ctr: Ctr) -> None:
 
 
 def test_events_tell_a_containers_life_in_order(ctr: Ctr) -> None:
-    process = ctr.start("events", stdout=subprocess.PIPE, text=False)
-    assert process.stdout is not None
-    time.sleep(1)
-    try:
+    with ctr.watch() as watcher:
+        assert watcher.stdout is not None
         ctr("run", "--rm", BUSYBOX, "life", "true")
         topics: list[str] = []
         while "/containers/delete" not in topics:
-            fields = process.stdout.readline().decode().split()
+            fields = watcher.stdout.readline().decode().split()
             topics += [field for field in fields if field.startswith("/")]
-    finally:
-        process.terminate()
-        process.wait()
     wanted = [
         "/containers/create",
         "/tasks/create",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -23,10 +24,25 @@ def start_sleeper(ctr: Ctr, id: str, *options: str) -> None:
 
 
 def wait_until_gone(ctr: Ctr, id: str, status: str = "STOPPED") -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while status not in ctr("task", "ls").split(id)[-1].splitlines()[0]:
         assert time.monotonic() < deadline, ctr("task", "ls")
         time.sleep(0.05)
+
+
+def wait_until_attached(process: subprocess.Popen[bytes]) -> None:
+    """Until this ``ctr`` reads what the container writes."""
+
+    def reads() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return any(
+                link.readlink().name.endswith("-stdout") for link in Path(f"/proc/{process.pid}/fd").iterdir()
+            )
+        return False
+
+    while not reads():
+        assert process.poll() is None
+        time.sleep(0.02)
 
 
 def remove(ctr: Ctr, id: str) -> None:
@@ -61,14 +77,15 @@ def test_run_of_an_image_that_is_not_here_names_it(ctr: Ctr) -> None:
 
 
 def test_input_to_its_end(ctr: Ctr) -> None:
-    # ctr can miss the end of an input that ends at once, against containerd too: hold it open a moment.
-    process = ctr.start("run", "--rm", BUSYBOX, "in", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # ctr can miss an input that ends before the container runs, against containerd too.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    process = ctr.start("run", "--rm", BUSYBOX, "in", "cat", **pipes)
     assert process.stdin is not None
     process.stdin.write(b"one\ntwo\n")
-    process.stdin.flush()
-    time.sleep(0.5)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"one\n"
     out, _ = process.communicate()
-    assert (out, process.returncode) == (b"one\ntwo\n", 0)
+    assert (out, process.returncode) == (b"two\n", 0)
 
 
 def test_256_mib_of_output_arrive_whole(ctr: Ctr) -> None:
@@ -205,7 +222,7 @@ def test_attach_to_a_detached_container(ctr: Ctr) -> None:
     script = "while [ ! -e /tmp/go ]; do sleep 0.05; done; echo attached; exit 4"
     ctr("run", "-d", BUSYBOX, "a", "sh", "-c", script)
     process = ctr.start("task", "attach", "a", stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    time.sleep(0.5)
+    wait_until_attached(process)
     ctr("task", "exec", "--exec-id", "go", "a", "touch", "/tmp/go")
     out, _ = process.communicate()
     assert (out, process.returncode) == (b"attached\n", 4)

@@ -43,7 +43,7 @@ class Terminal:
 
     def expect(self, text: str) -> None:
         """Read until ``text`` appears in what was not looked at yet."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while text not in self.seen:
             ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
             assert ready, f"{text!r} did not come; the terminal shows {self.seen!r}"

@@ -161,7 +161,7 @@ def leftovers(daemon: DaemonProcess) -> list[str]:
 
 
 def until_empty(what: Callable[[], list[str]]) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 120
     while left := what():
         assert time.monotonic() < give_up, left
         time.sleep(0.05)

@@ -49,7 +49,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def expect(self, text: str) -> None:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 120
         while text not in self.seen:
             ready, _, _ = select.select([self.master], [], [], max(0, give_up - time.monotonic()))
             assert ready, f"{text!r} did not come; the terminal shows {self.seen!r}"

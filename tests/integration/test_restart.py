@@ -60,7 +60,7 @@ def task(ctr: Ctr, id: str) -> tuple[int, str] | None:
 
 
 def wait_for(what: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120
     while not what():
         assert time.monotonic() < give_up
         time.sleep(0.05)
@@ -74,10 +74,13 @@ def remove(ctr: Ctr, *ids: str) -> None:
     for name in ids:
         # Or it would be started again meanwhile.
         ctr("container", "label", name, f"{PREFIX}status=")
-    several_looks()
     for name in ids:
-        ctr.run("task", "delete", "--force", name)
-        ctr("container", "delete", name)
+        # A look that began before may still start it once more.
+        def gone(name: str = name) -> bool:
+            ctr.run("task", "delete", "--force", name)
+            return ctr.run("container", "delete", name).returncode == 0
+
+        wait_for(gone)
 
 
 def test_what_is_always_to_run_is_started_again(ctr: Ctr) -> None:

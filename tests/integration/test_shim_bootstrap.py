@@ -116,7 +116,7 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
         parent.rmdir()
 
 
-def until(what: Callable[[], object], seconds: float = 20) -> None:
+def until(what: Callable[[], object], seconds: float = 120) -> None:
     give_up = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < give_up, f"{what} stayed false"
@@ -142,7 +142,7 @@ def socket_of(address: str) -> Path:
 
 async def call(client: Client, method: str, request: Message, version: int = 3) -> bytes:
     return await client.call(
-        f"containerd.task.v{version}.Task", method, request.SerializeToString(), timeout=20
+        f"containerd.task.v{version}.Task", method, request.SerializeToString(), timeout=120
     )
 
 

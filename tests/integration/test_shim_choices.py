@@ -55,7 +55,7 @@ def choice(request: pytest.FixtureRequest, ctr: Ctr) -> tuple[str, ...]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < give_up, what
         time.sleep(0.02)

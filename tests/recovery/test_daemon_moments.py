@@ -132,7 +132,7 @@ def end(client: subprocess.Popen[bytes]) -> None:
 
 
 def until_empty(name: str, what: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 120
     while left := what():
         assert time.monotonic() < give_up, f"left {name}: {left}"
         time.sleep(0.05)

@@ -31,7 +31,7 @@ def ctr(daemon: DaemonProcess, token: str, tmp_path: Path) -> Iterator[Ctr]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < give_up, what
         time.sleep(0.02)

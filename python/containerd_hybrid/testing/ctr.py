@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import select
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from containerd_hybrid.errors import NotFoundError
+
+_DEBIAN_CTR = "/usr/bin/ctr"
 
 
 class CtrError(Exception):
@@ -43,3 +53,38 @@ class Ctr:
     def start(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start without waiting."""
         return subprocess.Popen(self.command(*args), **options)
+
+    @contextmanager
+    def watch(self) -> Iterator[subprocess.Popen[bytes]]:
+        """``ctr events``, seen to listen: what happens from here on comes from its stdout, line by line.
+
+        The namespace must exist. It is labelled until an event of that arrives, so more of those
+        events may come.
+        """
+        with self.start("events", stdout=subprocess.PIPE, bufsize=0) as watcher:
+            assert watcher.stdout is not None
+            try:
+                number = 0
+                while not select.select([watcher.stdout], [], [], 0.1)[0]:
+                    number += 1
+                    self("namespace", "label", self.namespace, f"watched={number}")
+                assert watcher.stdout.readline(), "ctr events ended"
+                yield watcher
+            finally:
+                watcher.terminate()
+
+
+def find_ctr(major: int) -> str:
+    """The path of an installed ctr of that major version: ``CTR2`` (for 2), PATH, then Debian's.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    named = os.environ.get("CTR2") if major == 2 else None
+    for program in filter(None, (named, shutil.which("ctr"), shutil.which(_DEBIAN_CTR))):
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"\bv?(\d+)\.\d+\.\d+", told)
+        if found is not None and int(found[1]) == major:
+            return program
+    where = "name one by CTR2" if major == 2 else "apt-get install containerd"
+    raise NotFoundError(f"no ctr of containerd {major}.x is installed: {where}")

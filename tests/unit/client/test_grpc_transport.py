@@ -122,7 +122,7 @@ async def test_every_status_has_its_error(server: tuple[Server, GrpcTransport], 
 async def test_deadlines_and_cancellation_reach_the_server(server: tuple[Server, GrpcTransport]) -> None:
     handlers, transport = server
     with pytest.raises(DeadlineExceededError):
-        await call(transport, "wait", timeout=0.05)
+        await call(transport, "wait", timeout=1.0)  # long enough to arrive
     await handlers.ended.wait()
     handlers.ended.clear()
     waiting = asyncio.ensure_future(call(transport, "wait"))

@@ -42,6 +42,19 @@ def insert(name: str, then: Callable[[Transaction], Any] = lambda tx: None) -> C
     return work
 
 
+async def under_way(database: SqliteDatabase, name: str, gate: threading.Event) -> asyncio.Task[str]:
+    """A write that has begun, and ends when ``gate`` is set."""
+    begun = threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        begun.set()
+        gate.wait(60)
+
+    task = asyncio.create_task(database.write(insert(name, hold)))
+    await asyncio.to_thread(begun.wait, 60)
+    return task
+
+
 async def names(database: SqliteDatabase) -> list[str]:
     return await database.read(
         lambda connection: [row[0] for row in connection.execute("SELECT name FROM namespaces ORDER BY name")]
@@ -70,8 +83,7 @@ async def test_writes_that_wait_share_a_transaction_and_keep_their_order(databas
     gate = threading.Event()
     transactions: list[int] = []
     database.on_commit(lambda writes, deletions: transactions.append(writes))
-    first = asyncio.create_task(database.write(insert("first", lambda tx: gate.wait(10))))
-    await asyncio.sleep(0.05)
+    first = await under_way(database, "first", gate)
     order: list[int] = []
 
     def note(number: int) -> Callable[[Transaction], None]:
@@ -183,8 +195,7 @@ async def test_a_read_cannot_write(database: SqliteDatabase) -> None:
 
 async def test_reads_do_not_wait_for_a_write(database: SqliteDatabase) -> None:
     gate = threading.Event()
-    writing = asyncio.create_task(database.write(insert("a", lambda tx: gate.wait(10))))
-    await asyncio.sleep(0.05)
+    writing = await under_way(database, "a", gate)
     assert await names(database) == []
     gate.set()
     await writing
@@ -194,8 +205,7 @@ async def test_work_that_ends_its_transaction_is_a_bug_and_harms_no_later_write(
     database: SqliteDatabase,
 ) -> None:
     gate = threading.Event()
-    first = asyncio.create_task(database.write(insert("first", lambda tx: gate.wait(10))))
-    await asyncio.sleep(0.05)
+    first = await under_way(database, "first", gate)
     results = [
         asyncio.create_task(database.write(work))
         for work in (insert("lost"), insert("rogue", lambda tx: tx.connection.rollback()), insert("kept"))

@@ -105,7 +105,7 @@ class RealWorld:
 
     async def topics(self, id: str, until: str) -> list[str]:
         """The topics of a task's events, once the last one wanted has come."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 120
         while True:
             found = [e.topic for e in self.seen if getattr(parse(e.event), "container_id", "") == id]
             if until in found or time.monotonic() > give_up:

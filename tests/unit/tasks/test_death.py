@@ -23,6 +23,12 @@ async def gone(world: World, id: str = "c1") -> None:
         await asyncio.sleep(0.005)
 
 
+async def asked(world: World, method: str) -> None:
+    """Wait until the shim has been asked."""
+    while method not in world.shim("c1").calls:
+        await asyncio.sleep(0.005)
+
+
 async def test_what_is_left_is_cleaned_and_told(world: World) -> None:
     await run(world)
     world.shim("c1").die()
@@ -56,7 +62,8 @@ async def test_what_is_left_is_cleaned_and_told(world: World) -> None:
 async def test_who_waits_for_the_task_gets_its_end(world: World) -> None:
     await run(world)
     waiting = [asyncio.ensure_future(world.tasks.wait(SCOPE, "c1")) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    await asked(world, "Wait")
     world.shim("c1").die()
     assert await asyncio.gather(*waiting) == [KILLED] * 3
 
@@ -66,7 +73,7 @@ async def test_who_waits_for_an_exec_is_told_that_nobody_knows(world: World) -> 
     await world.tasks.exec(SCOPE, "c1", "e1", PROCESS_SPEC, Stdio())
     await world.tasks.start(SCOPE, "c1", "e1")
     waiting = asyncio.ensure_future(world.tasks.wait(SCOPE, "c1", "e1"))
-    await asyncio.sleep(0.01)
+    await asked(world, "Wait")
     world.shim("c1").die()
     with pytest.raises(UnavailableError, match="died before process e1 was seen to end"):
         await waiting
@@ -77,13 +84,14 @@ async def test_who_deletes_meanwhile_gets_the_end(world: World) -> None:
     await world.tasks.kill(SCOPE, "c1", 9)
     world.shim("c1").hang.add("Delete")
     deleting = asyncio.ensure_future(world.tasks.delete(SCOPE, "c1"))
-    await asyncio.sleep(0.01)
+    await asked(world, "Delete")
     world.shim("c1").die()
     assert await deleting == KILLED
 
 
 async def test_other_calls_meanwhile(world: World) -> None:
-    world.write_program(delete="sleep 0.3; exit 1")
+    go = world.marks / "go"
+    world.write_program(delete=f"while [ ! -e {go} ]; do sleep 0.01; done; exit 1")
     await run(world)
     world.shim("c1").die()
     await asyncio.sleep(0)
@@ -94,6 +102,7 @@ async def test_other_calls_meanwhile(world: World) -> None:
     assert await world.tasks.list(SCOPE) == []
     with pytest.raises(AlreadyExistsError):
         await world.tasks.create(SCOPE, CreateTask("c1"))
+    go.touch()
     await gone(world)
 
 
