@@ -25,13 +25,14 @@ ConfigClass: TypeAlias = type[Any]
 
 
 class PluginType(enum.StrEnum):
-    """containerd's plug-in types, by the names that its configuration and introspection use."""
+    """containerd's plug-in types, by the names that its configuration and introspection use; and one of ours."""
 
     CONTENT = "io.containerd.content.v1"
     IMAGE_VERIFIER = "io.containerd.image-verifier.v1"
     INTERNAL = "io.containerd.internal.v1"
     WARNING = "io.containerd.warning.v1"
     EVENT = "io.containerd.event.v1"
+    EVENT_LOG = "io.containerd.hybrid.events.v1"
     MOUNT_HANDLER = "io.containerd.mount-handler.v1"
     SNAPSHOTTER = "io.containerd.snapshotter.v1"
     MONITOR_TASK = "io.containerd.monitor.task.v1"

@@ -20,6 +20,7 @@ from containerd_hybrid.app.config.load import merge_tables
 from containerd_hybrid.app.config.model import GRPC_SERVER, GRPC_TCP_SERVER, TTRPC_SERVER, Config
 from containerd_hybrid.app.plugins import PluginGraph
 from containerd_hybrid.errors import InvalidConfigError
+from containerd_hybrid.events.api import EventLog
 from containerd_hybrid.rpc.inprocess import InProcessTransport
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 
@@ -33,7 +34,8 @@ class Runtime(InProcessTransport):
         served = [*graph.all(PluginType.TTRPC, Served).values(), *graph.all(PluginType.GRPC, Served).values()]
         services = [service for plugin in served for service in plugin.grpc]
         metrics = graph.get(PluginType.METRICS, CallMetrics, "grpc-prometheus")
-        super().__init__(wrap_services(services, standard_interceptors(metrics)))
+        log = next(iter(graph.all(PluginType.EVENT_LOG, EventLog).values()), None)
+        super().__init__(wrap_services(services, standard_interceptors(metrics, log)))
         self._graph = graph
         self._locks = locks
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from containerd_hybrid.errors import InvalidArgumentError
 
 _UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
+_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
 
 
@@ -73,3 +75,25 @@ def timestamp(nanoseconds: int) -> str:
 def shortened(text: str, width: int) -> str:
     """Cut to a width, with an ellipsis where something is missing."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def moment(text: str, *, now: float | None = None) -> float:
+    """Unix seconds of ``10m``, ``1h30m``, ``2d`` (ago), of an RFC 3339 time, or of a number of them.
+
+    A time without a zone is the local one's.
+
+    Raises:
+        InvalidArgumentError: it is none of these.
+    """
+    parts = _AGO.findall(text)
+    if parts and "".join(f"{number}{unit}" for number, unit in parts) == text:
+        ago = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        return (now if now is not None else time.time()) - ago
+    try:
+        if text.replace(".", "", 1).isdigit():
+            return float(text)
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError(
+            f"invalid time {text!r}: expected how long ago, as in 10m, or a time, as in 2030-01-31T12:00:00Z"
+        ) from None

@@ -13,12 +13,15 @@ from containerd_hybrid.client.calls import Calls
 from containerd_hybrid.client.containers import AsyncContainers
 from containerd_hybrid.client.events import Event, event_from_wire, in_namespace
 from containerd_hybrid.client.images import AsyncImages
+from containerd_hybrid.events.api import LogStatus
 from containerd_hybrid.mounts.api import Mounter
+from containerd_hybrid.proto.hybrid import events_pb2 as hybrid_events_pb2
 from containerd_hybrid.proto.services.events.v1 import events_pb2
 from containerd_hybrid.proto.services.version.v1 import version_pb2
 from containerd_hybrid.proto.types import event_pb2
 
 _EVENTS = events_pb2.DESCRIPTOR.services_by_name["Events"]
+_EVENT_LOG = hybrid_events_pb2.DESCRIPTOR.services_by_name["EventLog"]
 _VERSION = version_pb2.DESCRIPTOR.services_by_name["Version"]
 
 
@@ -58,6 +61,66 @@ class AsyncClient:
         finally:
             if isinstance(messages, AsyncGenerator):
                 await messages.aclose()
+
+    async def replay(
+        self,
+        filters: Sequence[str] = (),
+        *,
+        after: int = 0,
+        since: float | None = None,
+        follow: bool = True,
+        log: str = "",
+    ) -> AsyncIterator[Event]:
+        """What happened in this namespace, from the daemon's log, and then (``follow``) what happens.
+
+        It begins behind the event whose ``sequence`` is ``after``, or with what was recorded at ``since``
+        (Unix seconds), or without either with the oldest event that is kept. Who was disconnected goes on
+        after the last event it saw, and misses none. ``log`` is the id from :meth:`event_log`, for who
+        keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
+
+        Raises:
+            OutOfRangeError: events that were asked for are no longer kept.
+            DataLossError: events could not be written when they happened.
+            NotFoundError: the daemon has another log than ``log``.
+            UnimplementedError: the daemon is another one, or keeps no log.
+        """
+        request = hybrid_events_pb2.ReplayRequest(
+            filters=in_namespace(self.namespace, filters), follow=follow, id=log
+        )
+        if since is not None:
+            request.since.FromNanoseconds(int(since * 1e9))
+        else:
+            request.after = after
+        answers = self._calls.server_stream(_EVENT_LOG, "Replay", request, hybrid_events_pb2.ReplayResponse)
+        try:
+            async for answer in answers:
+                if answer.HasField("event"):
+                    yield event_from_wire(answer.event.envelope, answer.event.sequence)
+        finally:
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
+
+    async def event_log(self) -> LogStatus:
+        """What the daemon's log of events keeps.
+
+        Raises:
+            UnimplementedError: the daemon is not ours, or keeps no log.
+        """
+        status = await self._calls.unary(
+            _EVENT_LOG,
+            "Status",
+            hybrid_events_pb2.EventLogStatusRequest(),
+            hybrid_events_pb2.EventLogStatus,
+        )
+        return LogStatus(
+            status.id,
+            status.first,
+            status.last,
+            status.bytes,
+            status.max_bytes,
+            float(status.max_age_seconds),
+            status.oldest.ToNanoseconds(),
+        )
 
     async def close(self) -> None:
         """Close the transport. Containers run on, except those of a runtime without a daemon."""

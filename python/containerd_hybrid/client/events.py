@@ -30,7 +30,8 @@ class Event:
     """One event: ``timestamp`` in Unix nanoseconds, ``topic`` such as ``/tasks/exit``.
 
     ``type`` is the full name of the payload's message (containerd.events) and ``fields`` what is in
-    it, by the names in the API; they are empty for a type that this library does not know.
+    it, by the names in the API; they are empty for a type that this library does not know. ``sequence``
+    is the event's number in the daemon's log, 0 for one that did not come from there.
     """
 
     timestamp: int
@@ -38,15 +39,17 @@ class Event:
     topic: str
     type: str
     fields: Mapping[str, Any]
+    sequence: int = 0
 
 
-def event_from_wire(envelope: event_pb2.Envelope) -> Event:
+def event_from_wire(envelope: event_pb2.Envelope, sequence: int = 0) -> Event:
     return Event(
         envelope.timestamp.ToNanoseconds(),
         envelope.namespace,
         envelope.topic,
         envelope.event.type_url.rpartition("/")[2],
         _fields(envelope.event),
+        sequence,
     )
 
 

@@ -22,6 +22,7 @@ from containerd_hybrid.client.options import RunOptions, User
 from containerd_hybrid.client.portal import Portal
 from containerd_hybrid.client.process import AsyncProcess, Exited
 from containerd_hybrid.client.stdio import Streams
+from containerd_hybrid.events.api import LogStatus
 from containerd_hybrid.images.api import Image
 from containerd_hybrid.model import Platform
 from containerd_hybrid.model.manifest import ImageConfig, Manifest
@@ -443,6 +444,40 @@ class Client:
         Only that for which one of the ``filters`` holds, such as ``topic~="^/tasks/"``, if there are any.
         """
         return self._portal.iterate(self._wrapped.events(filters))
+
+    def replay(
+        self,
+        filters: Sequence[str] = (),
+        *,
+        after: int = 0,
+        since: float | None = None,
+        follow: bool = True,
+        log: str = "",
+    ) -> Iterator[Event]:
+        """What happened in this namespace, from the daemon's log, and then (``follow``) what happens.
+
+        It begins behind the event whose ``sequence`` is ``after``, or with what was recorded at ``since``
+        (Unix seconds), or without either with the oldest event that is kept. Who was disconnected goes on
+        after the last event it saw, and misses none. ``log`` is the id from :meth:`event_log`, for who
+        keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
+
+        Raises:
+            OutOfRangeError: events that were asked for are no longer kept.
+            DataLossError: events could not be written when they happened.
+            NotFoundError: the daemon has another log than ``log``.
+            UnimplementedError: the daemon is another one, or keeps no log.
+        """
+        return self._portal.iterate(
+            self._wrapped.replay(filters, after=after, since=since, follow=follow, log=log)
+        )
+
+    def event_log(self) -> LogStatus:
+        """What the daemon's log of events keeps.
+
+        Raises:
+            UnimplementedError: the daemon is not ours, or keeps no log.
+        """
+        return self._portal.call(self._wrapped.event_log())
 
     def close(self) -> None:
         """Close the transport. Containers run on, except those of a runtime without a daemon."""

@@ -214,6 +214,89 @@ class EventPublisher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event that is in the log; numbers begin at 1 and have no gaps."""
+
+    sequence: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Everything that was kept has been told up to this number; what follows is news."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """What a log keeps. ``first`` is 0 when that is nothing; ``oldest`` is Unix nanoseconds.
+
+    ``max_age`` is seconds. A log with another ``id`` is another log, whose numbers begin anew.
+    """
+
+    id: str
+    first: int
+    last: int
+    bytes: int
+    max_bytes: int
+    max_age: float
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """Where a replay begins: behind number ``after``, or at what was recorded at ``since`` (Unix ns).
+
+    Without either with the oldest event that is kept. ``log`` is the id of the log that the number is of.
+    """
+
+    after: int = 0
+    since: int = 0
+    log: str = ""
+
+
+class EventLog(Protocol):
+    """Keeps every event, so that who was away can ask for what it missed."""
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event, written or not."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """The number up to which events survive the end of this process."""
+        ...
+
+    def append(self, envelope: Envelope) -> int:
+        """Number an event and have it written soon; never waits, never fails."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until all that was appended by now is written (or cannot be, which is logged)."""
+        ...
+
+    async def status(self) -> LogStatus: ...
+
+    def replay(
+        self, start: From, filters: Sequence[str] = (), *, follow: bool = False
+    ) -> AsyncIterator[Recorded | CaughtUp]:
+        """Events in the order of their numbers; with ``follow`` then those to come, without end.
+
+        However slow the reader, it costs nobody anything: it reads from the log.
+
+        Raises:
+            InvalidFilterError: before the first event.
+            NotFoundError: ``start.log`` is another log.
+            OutOfRangeError: events that were asked for are no longer kept, or ``after`` was never given.
+            DataLossError: events could not be written (a full disk); the message says which.
+            UnavailableError: the log cannot be read.
+        """
+        ...
+
+
 class EventExchange(EventPublisher, Protocol):
     """The hub that subscriptions hang on."""
 

@@ -4,7 +4,8 @@ Each subscription has a queue of its own. A publisher only appends to it, so the
 costs nobody anything but memory; and that memory is bounded. When a queue holds more than its limit
 the subscription *ends*: what was queued is still delivered in order, then reading raises
 ResourceExhaustedError with the number of events that were not kept. Dropping single events silently
-would leave a client with a picture of the world that is wrong for ever; an error makes it list anew.
+would leave a client with a picture of the world that is wrong for ever; an error makes it list anew,
+or ask the log of events (:mod:`.log`) for what came after the last one it saw.
 (containerd's queue has no bound: a stuck client grows the daemon until the kernel kills it.)
 
 All methods belong to the event loop's thread.
@@ -19,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from containerd_hybrid.errors import InvalidArgumentError, ResourceExhaustedError
-from containerd_hybrid.events.api import Envelope, Event
+from containerd_hybrid.events.api import Envelope, Event, EventLog
 from containerd_hybrid.events.encode import encode
 from containerd_hybrid.events.fields import EnvelopeFields
 from containerd_hybrid.events.topics import validate_envelope, validate_topic
@@ -36,7 +37,15 @@ _OVERHEAD_BYTES = 240
 class Exchange:
     """The one exchange of a daemon; implements :class:`containerd_hybrid.events.api.EventExchange`."""
 
-    def __init__(self, *, queue_bytes: int = QUEUE_BYTES, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        log: EventLog | None = None,
+        *,
+        queue_bytes: int = QUEUE_BYTES,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """With a ``log`` every event is kept in it."""
+        self._log = log
         self._queue_bytes = queue_bytes
         self._clock = clock
         self._subscriptions: set[_Subscription] = set()
@@ -52,7 +61,7 @@ class Exchange:
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"failed publishing event: {error.message}") from error
         validate_topic(event.topic)
-        if self._subscriptions:
+        if self._subscriptions or self._log is not None:
             self._spread(Envelope(self._clock(), namespace, event.topic, encode(event)))
 
     def forward(self, envelope: Envelope) -> None:
@@ -95,6 +104,7 @@ class Exchange:
             self._subscriptions.discard(subscription)
 
     def _spread(self, envelope: Envelope) -> None:
+        sequence = self._log.append(envelope) if self._log is not None else 0
         fields = EnvelopeFields(envelope)
         size = (
             _OVERHEAD_BYTES
@@ -104,13 +114,13 @@ class Exchange:
             + len(envelope.event.value)
         )
         for subscription in self._subscriptions:
-            subscription.offer(envelope, fields, size)
+            subscription.offer(envelope, fields, size, sequence)
 
 
 class _Subscription:
     """One reader's queue; also the iterator that the reader is given."""
 
-    __slots__ = ("_arrived", "_bytes", "_closed", "_filters", "_limit", "_missed", "_queue")
+    __slots__ = ("_arrived", "_bytes", "_closed", "_filters", "_last", "_limit", "_missed", "_queue")
 
     def __init__(self, filters: Filters, limit: int) -> None:
         self._filters = filters
@@ -118,14 +128,17 @@ class _Subscription:
         self._queue: deque[tuple[Envelope, int]] = deque()
         self._bytes = 0
         self._missed = 0
+        self._last = 0  # number before the first that was missed, 0 when there is no log
         self._closed = False
         self._arrived = asyncio.Event()
 
-    def offer(self, envelope: Envelope, fields: EnvelopeFields, size: int) -> None:
+    def offer(self, envelope: Envelope, fields: EnvelopeFields, size: int, sequence: int = 0) -> None:
         """Queue the event if it matches; once one did not fit, none does."""
         if self._closed or not self._filters.match(fields):
             return
         if self._missed or self._bytes + size > self._limit:
+            if not self._missed:
+                self._last = sequence - 1
             self._missed += 1
         else:
             self._queue.append((envelope, size))
@@ -146,6 +159,7 @@ class _Subscription:
                 raise ResourceExhaustedError(
                     f"the subscription fell behind: {self._missed} events were not kept after"
                     f" {self._limit} bytes were waiting; list what exists and subscribe again"
+                    + (f", or replay the event log after event {self._last}" if self._last > 0 else "")
                 )
             if self._closed:
                 raise StopAsyncIteration

@@ -15,6 +15,7 @@ from containerd_hybrid.errors import InvalidConfigError, error_for_os
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
+    from containerd_hybrid.events.api import EventLog
     from containerd_hybrid.metrics.api import Collector
     from containerd_hybrid.rpc.api import Service
     from containerd_hybrid.rpc.interceptors import CallMetrics
@@ -193,7 +194,7 @@ def _ttrpc(context: InitContext) -> Server:
     if not services:
         raise SkipPlugin("no ttrpc services configured")
     # With counts of its own: what Prometheus is told of are the calls over gRPC.
-    interceptors = standard_interceptors(CallMetrics())
+    interceptors = standard_interceptors(CallMetrics(), event_log(context))
     server = TtrpcServer(server_methods(wrap_services(services, interceptors)))
     adaptor = TtrpcAdaptor(server, config.address, SocketOwner(config.uid, config.gid))
     context.on_close(adaptor.close)
@@ -212,7 +213,14 @@ def wrapped(context: InitContext, services: Iterable[Service]) -> tuple[Service,
     from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 
     metrics = context.get(PluginType.METRICS, CallMetrics, "grpc-prometheus")
-    return wrap_services(services, standard_interceptors(metrics))
+    return wrap_services(services, standard_interceptors(metrics, event_log(context)))
+
+
+def event_log(context: InitContext) -> EventLog | None:
+    """The log that answers wait for, unless there is none."""
+    from containerd_hybrid.events.api import EventLog
+
+    return next(iter(context.all(PluginType.EVENT_LOG, EventLog).values()), None)
 
 
 def _served(context: InitContext) -> list[Served]:

@@ -128,9 +128,10 @@ async def _deprecations(_: InitContext) -> Deprecations:
 
 
 def _events(context: InitContext) -> EventExchange:
+    from containerd_hybrid.events.api import EventLog
     from containerd_hybrid.events.exchange import Exchange
 
-    exchange = Exchange()
+    exchange = Exchange(next(iter(context.all(PluginType.EVENT_LOG, EventLog).values()), None))
     context.on_close(exchange.close)
     return exchange
 
@@ -312,7 +313,7 @@ def _diff_service(context: InitContext) -> Differ:
 PLUGINS = (
     Plugin(PluginType.CONTENT, "content", _content),
     Plugin(PluginType.WARNING, "deprecations", _deprecations),
-    Plugin(PluginType.EVENT, "exchange", _events),
+    Plugin(PluginType.EVENT, "exchange", _events, (PluginType.EVENT_LOG,)),
     Plugin(PluginType.SNAPSHOTTER, "native", _native, config=NativeConfig),
     Plugin(PluginType.SNAPSHOTTER, "overlayfs", _overlayfs, config=OverlayConfig),
     Plugin(

@@ -1,13 +1,15 @@
 """One cross-cutting concern a file, and :func:`wrap_services`, which puts them around handlers.
 
 The order of the standard chain, from the outside: logging and metrics see the status that the caller
-sees; errors gives every failure a status; deadline, namespace and lease complete the call's context.
+sees; errors gives every failure a status; deadline, namespace and lease complete the call's context; and
+what the handler published is recorded before it is answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from containerd_hybrid.events.api import EventLog
 from containerd_hybrid.rpc.api import Interceptor, Service
 from containerd_hybrid.rpc.interceptors.deadline import DeadlineInterceptor
 from containerd_hybrid.rpc.interceptors.errors import ErrorInterceptor
@@ -15,12 +17,13 @@ from containerd_hybrid.rpc.interceptors.lease import LeaseInterceptor
 from containerd_hybrid.rpc.interceptors.logging import LoggingInterceptor
 from containerd_hybrid.rpc.interceptors.metrics import CallMetrics, MetricsInterceptor
 from containerd_hybrid.rpc.interceptors.namespace import NamespaceInterceptor
+from containerd_hybrid.rpc.interceptors.recorded import RecordedInterceptor
 
 __all__ = ["CallMetrics", "standard_interceptors", "wrap_services"]
 
 
-def standard_interceptors(metrics: CallMetrics) -> tuple[Interceptor, ...]:
-    """The chain around every handler of the daemon, outermost first."""
+def standard_interceptors(metrics: CallMetrics, log: EventLog | None = None) -> tuple[Interceptor, ...]:
+    """The chain around every handler of the daemon, outermost first; with ``log`` events are recorded."""
     return (
         LoggingInterceptor(),
         MetricsInterceptor(metrics),
@@ -28,6 +31,7 @@ def standard_interceptors(metrics: CallMetrics) -> tuple[Interceptor, ...]:
         DeadlineInterceptor(),
         NamespaceInterceptor(),
         LeaseInterceptor(),
+        *((RecordedInterceptor(log),) if log is not None else ()),
     )
 
 
