@@ -319,6 +319,42 @@ class MountInfo:
 def mountinfo() -> list[MountInfo]:
     """All mounts this process sees, in the kernel's order."""
 
+def project_id(path: _Path) -> int:
+    """The project of a file or folder, for the quotas of its file system; 0 is none.
+
+    Raises:
+        FailedPreconditionError: its file system has no projects.
+    """
+
+def set_project_id(path: _Path, project: int) -> None:
+    """Put a folder into a project, and with it all that will be made in it. Errors as above."""
+
+def set_project_limit(path: _Path, project: int, bytes: int) -> None:
+    """Limit a project of ``path``'s file system to ``bytes`` (rounded up to KiB); 0 takes the limit away.
+
+    Raises:
+        FailedPreconditionError: its file system has no project quotas, or they are off.
+    """
+
+def project_usage(path: _Path, project: int) -> tuple[int, int, int]:
+    """Bytes, inodes and the limit in bytes (0: none) of a project. Errors as above."""
+
+def create_subvolume(path: _Path, source: _Path | None = None, *, read_only: bool = False) -> None:
+    """Make a subvolume of btrfs: empty (mode 0755), or with what the subvolume ``source`` has now."""
+
+def delete_subvolume(path: _Path) -> None:
+    """Take a subvolume away with all in it.
+
+    Raises:
+        FailedPreconditionError: there is another subvolume in it.
+    """
+
+def set_subvolume_read_only(path: _Path, read_only: bool) -> None:
+    """Let a subvolume be written, or not."""
+
+def subvolume_id(path: _Path) -> int | None:
+    """What the mount option ``subvolid`` takes for ``path``; None when it is not a subvolume of btrfs."""
+
 @final
 class Pattern:
     """A regular expression in the syntax of Rust's ``regex``, which takes time in proportion to the text.

@@ -62,6 +62,15 @@ pub enum Error {
         missing: bool,
     },
 
+    /// A file system without project quotas, or with them switched off.
+    #[error("the file system of {} has no project quotas (xfs or ext4 with the mount option prjquota): {}", path.display(), errno_text(error))]
+    NoProjectQuotas {
+        /// A folder on it.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+
     /// A failure, and the failure to take back what was made before it.
     #[error("{first}; and what was mounted before it could not be taken away: {second}")]
     Undo {

@@ -105,6 +105,7 @@ fn of_mounts(error: &mounts::Error) -> Class {
         Error::InvalidOption { .. } | Error::OptionsTooLong { .. } | Error::Refused(_) => {
             Class::InvalidArgument
         }
+        Error::NoProjectQuotas { .. } => Class::FailedPrecondition,
         Error::Helper { missing: true, .. } => Class::Unimplemented,
         Error::Undo { first, .. } => of_mounts(first),
         _ => error.raw_os_error().map_or(Class::Unknown, of_errno),

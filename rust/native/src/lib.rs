@@ -13,6 +13,7 @@ mod ingest;
 mod mounting;
 mod pattern;
 mod tree;
+mod volumes;
 
 #[pymodule]
 mod _native {
@@ -31,6 +32,11 @@ mod _native {
     use crate::pattern::Pattern;
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};
+    #[pymodule_export]
+    use crate::volumes::{
+        create_subvolume, delete_subvolume, project_id, project_usage, set_project_id,
+        set_project_limit, set_subvolume_read_only, subvolume_id,
+    };
 }
 
 /// Does `work` without the GIL; a failure, and be it a panic, becomes an exception.
