@@ -33,7 +33,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{:?}, {} entries, {}",
         path, applied.entries, applied.compression
     );
-    println!("digest   {}  {} bytes", applied.digest, applied.size);
+    if let Some(digest) = &applied.digest {
+        println!("digest   {digest}  {} bytes", applied.size);
+    }
     println!(
         "diff ID  {}  {} bytes",
         applied.diff_id, applied.unpacked_bytes

@@ -73,6 +73,14 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
 
+    /// The layer builds upon the layers below it, which were not given.
+    #[error("the layer cannot be applied before those below it: {0}")]
+    NeedsParents(String),
+
+    /// The file that was read while it was written was given up by its writer.
+    #[error("the layer did not arrive")]
+    Abandoned,
+
     /// A compression or media type this crate cannot read.
     #[error("unsupported layer compression: {0}")]
     UnsupportedCompression(String),

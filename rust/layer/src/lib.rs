@@ -2,6 +2,7 @@
 //!
 //! * [`apply`]: compressed layer → directory, in one pass that also computes the digest of the
 //!   compressed bytes and the diff ID (digest of the tar stream).
+//! * [`apply_growing`]: the same, behind a writer that is still receiving the layer.
 //! * [`diff`]: two directories → layer, with digest and diff ID.
 //! * [`Hasher`], [`hash_file`], [`copy_and_hash`]: content store ingests.
 //! * [`disk_usage`], [`remove_tree`]: what a snapshotter does with whole trees.
@@ -16,6 +17,7 @@ mod compression;
 mod diff;
 mod digest;
 mod error;
+mod growth;
 mod gzip;
 mod inflate;
 mod pipeline;
@@ -25,11 +27,12 @@ mod sys;
 pub mod tar;
 mod usage;
 
-pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply};
+pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply, apply_growing};
 pub use compression::Compression;
 pub use diff::{DiffCompression, DiffOptions, Diffed, diff};
 pub use digest::{Algorithm, Digest, Hasher, copy_and_hash, hash_file};
 pub use error::{Error, Result};
+pub use growth::{Growing, Growth};
 pub use gzip::GZIP_BACKEND;
 pub use remove::remove_tree;
 pub use usage::{Usage, disk_usage};

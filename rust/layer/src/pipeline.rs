@@ -11,7 +11,6 @@
 //! before it. A consumer that gives up drops its receiver and each stage above ends at its next send.
 //! All threads are scoped: none outlives [`run`].
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -23,7 +22,7 @@ use crate::compression::Compression;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::inflate::Decoder;
-use crate::source::{Read, Reader};
+use crate::source::{Read, Reader, Source};
 
 /// A multiple of the tar block, so that headers are never cut by a chunk's end.
 const TAR_CHUNK: usize = 256 * 1024;
@@ -44,7 +43,8 @@ pub(crate) struct Plan {
 
 /// What the pass found, all expectations met.
 pub(crate) struct Passed<T> {
-    pub digest: Digest,
+    /// `None` when the writer of a growing source sees to it.
+    pub digest: Option<Digest>,
     pub size: u64,
     pub diff_id: Digest,
     pub unpacked_bytes: u64,
@@ -106,12 +106,13 @@ pub(crate) fn check(cancel: Option<&CancelFlag>) -> Result<()> {
 /// Sends `source` through the stages and hands the uncompressed bytes to `consumer`, which runs in a
 /// thread of its own. What it leaves unread is read and hashed all the same.
 pub(crate) fn run<T: Send>(
-    source: File,
+    source: Source,
     plan: &Plan,
     consumer: impl FnOnce(&mut Unpacked) -> Result<T> + Send,
 ) -> Result<Passed<T>> {
     let stop = AtomicBool::new(false);
-    let mut reader = Reader::open(source, plan, &stop)?;
+    let growing = source.is_growing();
+    let mut reader = Reader::new(source, plan, &stop);
     let head = reader.read_head()?;
     let compression = match plan.compression {
         Compression::Auto => Compression::sniff(head.bytes()),
@@ -125,7 +126,7 @@ pub(crate) fn run<T: Send>(
         .map_or(Algorithm::Sha256, Digest::algorithm);
     // For plain tar with one algorithm the diff ID's hash is the digest as well.
     let shared_hash = decoder.is_none() && diff_algorithm == reader.hasher.algorithm();
-    reader.hash = !shared_hash;
+    reader.hash = !shared_hash && !growing;
 
     let (outcome, read, hashed) = thread::scope(|scope| {
         let spawn = |name: &str| thread::Builder::new().name(name.into());
@@ -194,14 +195,14 @@ pub(crate) fn run<T: Send>(
         size,
         complete,
     } = read;
-    let digest = if shared_hash {
-        diff_id.clone()
-    } else {
-        hasher.finish()
+    let digest = match (growing, shared_hash) {
+        (true, _) => None,
+        (false, true) => Some(diff_id.clone()),
+        (false, false) => Some(hasher.finish()),
     };
     match &outcome {
         Err(error) if !(complete && error.blames_content()) => {}
-        _ => expect_source(plan, &digest, size)?,
+        _ => expect_source(plan, digest.as_ref(), size)?,
     }
     let value = match outcome {
         Err(Error::InvalidArchive(_)) if foreign.is_some() => {
@@ -227,15 +228,15 @@ pub(crate) fn run<T: Send>(
 }
 
 /// Compares what was read with the descriptor.
-fn expect_source(plan: &Plan, digest: &Digest, size: u64) -> Result<()> {
+fn expect_source(plan: &Plan, digest: Option<&Digest>, size: u64) -> Result<()> {
     if let Some(expected) = plan.expected_size.filter(|&expected| expected != size) {
         return Err(Error::SizeMismatch {
             expected,
             got: size,
         });
     }
-    match &plan.expected_digest {
-        Some(expected) if expected != digest => Err(Error::DigestMismatch {
+    match (&plan.expected_digest, digest) {
+        (Some(expected), Some(digest)) if expected != digest => Err(Error::DigestMismatch {
             expected: expected.clone(),
             got: digest.clone(),
         }),

@@ -39,6 +39,7 @@ impl Spot<'_> {
         {
             return Ok(());
         }
+        tree.look_below(&target)?;
         let found = tree.lower().find(above, name, &target)?;
         let Some(found) = found.filter(|_| !tree.hides(&target).unwrap_or(true)) else {
             return Err(missing());

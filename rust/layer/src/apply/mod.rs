@@ -17,7 +17,9 @@ use crate::CancelFlag;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::growth::Growing;
 use crate::pipeline::{self, Plan, Unpacked};
+use crate::source::Source;
 use crate::tar::Reader;
 
 use lower::Lower;
@@ -74,6 +76,8 @@ pub struct ApplyOptions {
     /// mode, times and attributes from there, and a hard link's target that exists only there is
     /// copied up, as overlayfs would.
     pub parents: Vec<PathBuf>,
+    /// The lower directories are not known yet: [`Error::NeedsParents`] as soon as they would matter.
+    pub blind: bool,
     /// Digest of the source's bytes. Its algorithm is also the one that is computed (else sha256).
     pub expected_digest: Option<Digest>,
     /// Length of the source in bytes.
@@ -96,6 +100,7 @@ impl Default for ApplyOptions {
             compression: Compression::Auto,
             whiteouts: Whiteouts::Remove,
             parents: Vec::new(),
+            blind: false,
             expected_digest: None,
             expected_size: None,
             expected_diff_id: None,
@@ -110,8 +115,8 @@ impl Default for ApplyOptions {
 /// What one pass over the layer found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Digest of the source's bytes.
-    pub digest: Digest,
+    /// Digest of the source's bytes; `None` after [`apply_growing`], whose writer has it.
+    pub digest: Option<Digest>,
     /// Length of the source in bytes.
     pub size: u64,
     /// Digest of the uncompressed tar stream, trailing bytes included.
@@ -134,6 +139,25 @@ pub struct Applied {
 /// # Errors
 /// Any [`Error`]. The directory then holds an arbitrary part of the layer: the caller removes it.
 pub fn apply(source: File, root: BorrowedFd<'_>, options: ApplyOptions) -> Result<Applied> {
+    apply_from(Source::of(source)?, root, &options)
+}
+
+/// Applies the layer in `source` while it is being written. Digest and size of the source are not looked
+/// at: its writer does that, and the result must not be used before the writer is content.
+///
+/// # Errors
+/// As [`apply`]; [`Error::Abandoned`] when the writer gave up.
+pub fn apply_growing(
+    source: Growing,
+    root: BorrowedFd<'_>,
+    mut options: ApplyOptions,
+) -> Result<Applied> {
+    options.expected_size = None;
+    options.expected_digest = None;
+    apply_from(Source::Growing(source), root, &options)
+}
+
+fn apply_from(source: Source, root: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Applied> {
     let plan = Plan {
         compression: options.compression,
         expected_digest: options.expected_digest.clone(),
@@ -142,7 +166,7 @@ pub fn apply(source: File, root: BorrowedFd<'_>, options: ApplyOptions) -> Resul
         max_unpacked: options.limits.max_unpacked_bytes,
         cancel: options.cancel.clone(),
     };
-    let passed = pipeline::run(source, &plan, |stream| place_all(stream, root, &options))?;
+    let passed = pipeline::run(source, &plan, |stream| place_all(stream, root, options))?;
     if options.sync {
         let fd = tree::open_dir(root, b".", b".")?;
         rustix::fs::syncfs(fd).map_err(|e| Error::io("syncfs", b".", e))?;
@@ -165,7 +189,7 @@ fn place_all(
 ) -> Result<Placed> {
     own_umask();
     let lower = Lower::open(&options.parents)?;
-    let tree = Tree::open(root, lower, Marks::new(options.whiteouts))?;
+    let tree = Tree::open(root, lower, Marks::new(options.whiteouts), options.blind)?;
     let mut placer = Placer::new(tree, options);
     let mut reader = Reader::new(stream);
     while let Some(entry) = reader.next_entry()? {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::lower::Lower;
 use super::metadata;
+use super::name::show;
 use super::whiteout::Marks;
 use crate::error::{Error, Result};
 use crate::sys::{self, join, openat2, split};
@@ -54,12 +55,18 @@ pub(crate) struct Tree {
     /// Names this layer brought, by directory; `None` when the root was empty at the start, so that
     /// all there is comes from this layer.
     brought: Option<Names>,
+    blind: bool,
     /// Some directory was removed or replaced.
     pub forgot: bool,
 }
 
 impl Tree {
-    pub(crate) fn open(root: BorrowedFd<'_>, lower: Lower, marks: Marks) -> Result<Self> {
+    pub(crate) fn open(
+        root: BorrowedFd<'_>,
+        lower: Lower,
+        marks: Marks,
+        blind: bool,
+    ) -> Result<Self> {
         let listing = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(root, ".", listing, Mode::empty())
             .map_err(|e| Error::io("openat", b".", e))?;
@@ -75,6 +82,7 @@ impl Tree {
             lower,
             marks,
             brought,
+            blind,
             forgot: false,
         })
     }
@@ -85,6 +93,14 @@ impl Tree {
 
     pub(crate) fn lower(&self) -> &Lower {
         &self.lower
+    }
+
+    /// To be called where what the lower layers have at `path` changes the result.
+    pub(crate) fn look_below(&self, path: &[u8]) -> Result<()> {
+        match self.blind {
+            true => Err(Error::NeedsParents(show(path))),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn marks(&self) -> Marks {
@@ -246,7 +262,9 @@ impl Tree {
         replaces_whiteout: bool,
         made: &mut dyn FnMut(Vec<u8>, metadata::Times),
     ) -> Result<Rc<Dir>> {
-        if replaces_whiteout {
+        if !replaces_whiteout {
+            self.look_below(path)?;
+        } else {
             rustix::fs::unlinkat(at, name, AtFlags::empty())
                 .map_err(|e| Error::io("unlinkat", path, e))?;
         }

@@ -111,6 +111,7 @@ pub(crate) fn delete(
 /// Whether a lower layer's `name` would be seen without a mark. A mark with nothing below it does harm:
 /// in a directory that is not merged, overlayfs lists its own marks as names that cannot be opened.
 fn shows_through(tree: &mut Tree, dir: &Dir, name: &[u8], path: &[u8]) -> Result<bool> {
+    tree.look_below(path)?;
     if tree.lower().is_empty() {
         // Nobody told what is below.
         return Ok(true);
@@ -125,6 +126,7 @@ pub(crate) fn make_opaque(tree: &mut Tree, dir: OwnedFd, path: &[u8]) -> Result<
     if !path.is_empty() || !tree.marks().is_overlay() {
         return tree.marks().set_opaque(dir.as_fd(), path);
     }
+    tree.look_below(path)?;
     // The root of an overlay is always merged: each name below it needs a mark of its own.
     let root = tree.root();
     for name in tree.lower().names()? {
