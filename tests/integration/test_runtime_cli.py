@@ -859,7 +859,8 @@ def test_terminals_and_sockets_belong_together(clis: tuple[Cli, Cli]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s["linux"].update({"netDevices": {"eth0": {}}}), "linux.netDevices"),
+        # Never a name that the host may have: the device would be taken from it.
+        (lambda s: s["linux"].update({"netDevices": {"no-such-dev": {}}}), "no-such-dev"),
         (lambda s: s["linux"].update({"intelRdt": {"closID": "x"}}), "linux.intelRdt"),
         (
             lambda s: s["linux"].update({"memoryPolicy": {"mode": "MPOL_LOCAL", "nodes": "0"}}),

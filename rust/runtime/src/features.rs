@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{capabilities, mounts, seccomp, spec};
+use crate::{capabilities, mounts, process, seccomp, spec};
 
 pub fn features() -> Value {
     let mut namespaces: Vec<&str> = spec::NAMESPACES.iter().map(|(name, ..)| *name).collect();
@@ -32,9 +32,13 @@ pub fn features() -> Value {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
+            "memoryPolicy": {
+                "modes": process::MEMORY_POLICIES.map(|(name, _)| name),
+                "flags": process::MEMORY_POLICY_FLAGS.map(|(name, _)| name),
+            },
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
     })
 }

@@ -51,7 +51,7 @@ pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
     let mut launch = Launch {
         plan,
         pid: (!between).then_some(first),
-        identity_wanted: false,
+        waiting: Vec::new(),
         console: None,
         ready: false,
     };
@@ -84,7 +84,8 @@ pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
 struct Launch<'a> {
     plan: &'a Plan,
     pid: Option<i32>,
-    identity_wanted: bool,
+    /// What the process said before it was known who it is.
+    waiting: Vec<(Message, Option<OwnedFd>)>,
     console: Option<OwnedFd>,
     ready: bool,
 }
@@ -92,35 +93,53 @@ struct Launch<'a> {
 impl Launch<'_> {
     fn converse(&mut self, socket: i32, meanwhile: &mut Meanwhile<'_>) -> Result<()> {
         let lost = || "the new process's messages".to_owned();
-        loop {
+        while !self.ready {
             let Some((message, fd)) = Message::receive(socket).context(lost)? else {
                 return self.end();
             };
             match message {
                 Message::Forked(pid) => self.pid = Some(pid),
-                Message::Identity => self.identity_wanted = true,
-                Message::BeforePivot => {
-                    (meanwhile.before_pivot)(self.pid.unwrap_or_default())?;
-                    wire::answer(socket).context(lost)?;
-                }
-                Message::Console => self.console = fd,
-                Message::Ready => {
-                    self.ready = true;
-                    return Ok(());
-                }
-                Message::Listener(number) => {
-                    hand_listener(self.plan, self.pid.unwrap_or_default(), number)?;
-                    wire::answer(socket).context(lost)?;
-                }
                 Message::Failed(failure) => return Err(describe(self.plan, failure)),
+                other => self.waiting.push((other, fd)),
             }
-            if let Some(pid) = self.pid
-                && std::mem::take(&mut self.identity_wanted)
-            {
-                (meanwhile.identity)(pid)?;
-                wire::answer(socket).context(lost)?;
+            let Some(pid) = self.pid else { continue };
+            for (message, fd) in std::mem::take(&mut self.waiting) {
+                if self.hear(message, fd, pid, meanwhile)? {
+                    wire::answer(socket).context(lost)?;
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Whether the message is one that is answered.
+    fn hear(
+        &mut self,
+        message: Message,
+        fd: Option<OwnedFd>,
+        pid: i32,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<bool> {
+        match message {
+            Message::Identity => (meanwhile.identity)(pid)?,
+            Message::BeforePivot => (meanwhile.before_pivot)(pid)?,
+            Message::Listener(number) => hand_listener(self.plan, pid, number)?,
+            Message::NetDevice(place, number) => {
+                if let Some(device) = self.plan.net_devices.get(place as usize) {
+                    device.hand(pid, number)?;
+                }
+            }
+            Message::Console => {
+                self.console = fd;
+                return Ok(false);
+            }
+            Message::Ready => {
+                self.ready = true;
+                return Ok(false);
+            }
+            Message::Forked(_) | Message::Failed(_) => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// The socket was closed: by `execve` if the process waits for no start, else by its death.
@@ -180,6 +199,12 @@ pub fn describe(plan: &Plan, failure: Failure) -> Error {
         Step::Session => "setsid".into(),
         Step::Keyring => "unable to join session keyring".into(),
         Step::Loopback => "bringing the loopback interface up".into(),
+        Step::NetDevice => {
+            let device = plan.net_devices.get(index);
+            let name = device.map(|d| d.name.as_str()).unwrap_or_default();
+            let new = device.map(|d| text(&d.new_name)).unwrap_or_default();
+            format!("linux.netDevices: {name} as {new:?} of the container")
+        }
         Step::Hostname => "sethostname".into(),
         Step::Domainname => "setdomainname".into(),
         Step::Sysctl => {
@@ -195,6 +220,7 @@ pub fn describe(plan: &Plan, failure: Failure) -> Error {
         Step::Scheduler => "setting scheduler".into(),
         Step::IoPriority => "setting ioPriority".into(),
         Step::Affinity => "setting CPU affinity".into(),
+        Step::MemoryPolicy => "linux.memoryPolicy: set_mempolicy".into(),
         Step::Personality => "setting personality".into(),
         Step::RootPropagation => "setting the propagation of the root".into(),
         Step::Rootfs => {

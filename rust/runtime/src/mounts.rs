@@ -43,19 +43,33 @@ const ATTRIBUTES: [(&str, u64, u64); 17] = [
     ("symfollow", 0, NOSYMFOLLOW),
 ];
 
-/// Options of the file system: the kernel's own flag for it.
-const SUPER: [(&str, &str); 10] = [
-    ("sync", "sync"),
-    ("async", "async"),
-    ("dirsync", "dirsync"),
-    ("lazytime", "lazytime"),
-    ("nolazytime", "nolazytime"),
-    ("mand", "mand"),
-    ("nomand", "nomand"),
-    ("silent", "silent"),
-    ("acl", "acl"),
-    ("noacl", "noacl"),
+/// Options of the file system: mount(2)'s flags to set and to clear.
+const SUPER: [(&str, u64, u64); 12] = [
+    ("sync", libc::MS_SYNCHRONOUS, 0),
+    ("async", 0, libc::MS_SYNCHRONOUS),
+    ("dirsync", libc::MS_DIRSYNC, 0),
+    ("lazytime", MS_LAZYTIME, 0),
+    ("nolazytime", 0, MS_LAZYTIME),
+    ("mand", libc::MS_MANDLOCK, 0),
+    ("nomand", 0, libc::MS_MANDLOCK),
+    ("silent", libc::MS_SILENT, 0),
+    ("loud", 0, libc::MS_SILENT),
+    ("acl", libc::MS_POSIXACL, 0),
+    ("noacl", 0, libc::MS_POSIXACL),
+    ("iversion", libc::MS_I_VERSION, 0),
 ];
+const MS_LAZYTIME: u64 = 1 << 25;
+const MS_NOSYMFOLLOW: u64 = 256;
+/// Flags that fsconfig has a parameter for.
+const PARAMETERS: [(u64, &str); 4] = [
+    (libc::MS_SYNCHRONOUS, "sync"),
+    (libc::MS_DIRSYNC, "dirsync"),
+    (MS_LAZYTIME, "lazytime"),
+    (libc::MS_MANDLOCK, "mand"),
+];
+/// What fsconfig takes for one value, and mount(2) for all of them.
+const LONGEST_VALUE: usize = 255;
+const LONGEST_DATA: usize = 4095;
 
 const PROPAGATION: [(&str, u64); 8] = [
     ("private", libc::MS_PRIVATE),
@@ -73,14 +87,15 @@ pub fn known_options() -> Vec<String> {
     let mut names: Vec<String> = ATTRIBUTES
         .iter()
         .flat_map(|(name, ..)| [(*name).to_owned(), format!("r{name}")])
-        .chain(SUPER.iter().map(|(name, _)| (*name).to_owned()))
+        .chain(SUPER.iter().map(|(name, ..)| (*name).to_owned()))
         .chain(PROPAGATION.iter().map(|(name, _)| (*name).to_owned()))
         .collect();
     let more = [
         "bind",
         "rbind",
         "defaults",
-        "loud",
+        "noiversion",
+        "remount",
         "idmap",
         "ridmap",
         "nosymfollow",
@@ -99,8 +114,10 @@ struct Options {
     own: MountAttr,
     below: MountAttr,
     propagation: Vec<u64>,
-    super_flags: Vec<&'static str>,
+    /// mount(2)'s flags for the file system.
+    flags: u64,
     data: Vec<String>,
+    remount: bool,
     copy_up: bool,
     /// Recursive or not.
     idmap: Option<bool>,
@@ -127,22 +144,18 @@ fn parse(mount: &Mount) -> Result<Options> {
             change(&mut options.below, set, clear);
         } else if let Some((_, flags)) = PROPAGATION.iter().find(|(name, _)| name == option) {
             options.propagation.push(*flags);
-        } else if let Some((_, flag)) = SUPER.iter().find(|(name, _)| name == option) {
-            options.super_flags.push(flag);
+        } else if let Some((_, set, clear)) = SUPER.iter().find(|(name, ..)| name == option) {
+            options.flags = options.flags & !clear | set;
         } else {
             match option.as_str() {
                 "bind" => options.bind = true,
                 "rbind" => (options.bind, options.recursive) = (true, true),
-                "defaults" | "loud" | "" => {}
+                "defaults" | "" => {}
+                "noiversion" => options.flags &= !libc::MS_I_VERSION,
                 "tmpcopyup" => options.copy_up = true,
                 "idmap" => options.idmap = Some(false),
                 "ridmap" => options.idmap = Some(true),
-                "remount" => {
-                    return Err(Error::unimplemented(format!(
-                        "mounts: option \"remount\" of {}",
-                        mount.destination
-                    )));
-                }
+                "remount" => options.remount = true,
                 data => options.data.push(data.to_owned()),
             }
         }
@@ -176,8 +189,16 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
     if !mount.destination.starts_with('/') && mount.destination.is_empty() {
         return Err(Error::invalid("mounts: a mount without a destination"));
     }
-    let idmapped = options.idmap.is_some() || !mount.uid_mappings.is_empty();
+    if options.remount {
+        return Ok(vec![remount(mount, options)?]);
+    }
     if options.bind {
+        if !options.data.is_empty() {
+            crate::log::warning(&format!(
+                "mounts: the bind mount {} has no file system of its own to give {:?} to",
+                mount.destination, options.data
+            ));
+        }
         let source = scene.bundle.join(&mount.source);
         let (tree, is_file) =
             bind(&source, mount, &options, scene).map_err(|e| e.during(context()))?;
@@ -188,12 +209,6 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
             copy_up: false,
             propagation: options.propagation,
         }]);
-    }
-    if idmapped {
-        return Err(Error::unimplemented(format!(
-            "mounts: uidMappings of {} (type {:?}; only binds are idmapped)",
-            mount.destination, mount.kind
-        )));
     }
     if options.copy_up && mount.kind != "tmpfs" {
         return Err(Error::invalid(format!(
@@ -208,6 +223,12 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
         )));
     }
     match (mount.kind.as_str(), scene.cgroups.is_unified()) {
+        ("cgroup", false) if options.idmap.is_some() || !mount.uid_mappings.is_empty() => {
+            return Err(Error::invalid(format!(
+                "mounts: uidMappings of {}: cgroup v1 hierarchies cannot be idmapped",
+                mount.destination
+            )));
+        }
         ("cgroup", false) => return cgroup_v1(mount, &options, scene),
         ("cgroup" | "cgroup2", true) if !scene.linux.makes("cgroup") => {
             let source = scene.cgroups.v2_path().unwrap_or_default();
@@ -221,8 +242,11 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
         "cgroup" => "cgroup2",
         other => other,
     };
-    let what = file_system(kind, &mount.source, &options, &scene.linux.mount_label)?;
-    let mut step = step(mount, what, options.propagation)?;
+    let mut fs = file_system(kind, &mount.source, &options, &scene.linux.mount_label)?;
+    fs.idmap = idmap(mount, &options, scene)
+        .map_err(|e| e.during(context()))?
+        .map(|(userns, _)| userns);
+    let mut step = step(mount, What::New(fs), options.propagation)?;
     step.copy_up = options.copy_up;
     Ok(vec![step])
 }
@@ -237,39 +261,113 @@ fn step(mount: &Mount, what: What, propagation: Vec<u64>) -> Result<plan::Mount>
     })
 }
 
-fn file_system(kind: &str, source: &str, options: &Options, label: &str) -> Result<What> {
-    let mut list = Vec::new();
-    let mut add = |key: &str, value: Option<&str>| -> Result<()> {
-        list.push((c_string(key)?, value.map(c_string).transpose()?));
-        Ok(())
+fn file_system(
+    kind: &str,
+    source: &str,
+    options: &Options,
+    label: &str,
+) -> Result<plan::FileSystem> {
+    let label = (!label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts"))
+        .then(|| format!("context=\"{label}\""));
+    let data = || options.data.iter().chain(&label);
+    let read_only = options.own.set & RDONLY != 0;
+    let parts: Vec<&str> = data().flat_map(|data| split_data(data)).collect();
+    let known = PARAMETERS.iter().fold(0, |all, (flag, _)| all | flag);
+    let by_page = options.flags & !known != 0 || parts.iter().any(|p| p.len() > LONGEST_VALUE);
+    let parameters = if by_page {
+        let ro = if read_only { libc::MS_RDONLY } else { 0 };
+        plan::Parameters::Page {
+            source: c_string(source)?,
+            flags: options.flags | ro,
+            data: page(data())?,
+        }
+    } else {
+        let mut list = Vec::new();
+        let mut add = |key: &str, value: Option<&str>| -> Result<()> {
+            list.push((c_string(key)?, value.map(c_string).transpose()?));
+            Ok(())
+        };
+        if !source.is_empty() {
+            add("source", Some(source))?;
+        }
+        if read_only && !matches!(kind, "sysfs" | "proc" | "cgroup" | "cgroup2") {
+            add("ro", None)?;
+        }
+        for (flag, name) in PARAMETERS {
+            if options.flags & flag != 0 {
+                add(name, None)?;
+            }
+        }
+        for data in parts {
+            match data.split_once('=') {
+                Some((key, value)) => add(key, Some(value.trim_matches('"')))?,
+                None => add(data, None)?,
+            }
+        }
+        plan::Parameters::Each(list)
     };
-    if !source.is_empty() {
-        add("source", Some(source))?;
-    }
-    if options.own.set & RDONLY != 0 && !matches!(kind, "sysfs" | "proc" | "cgroup" | "cgroup2") {
-        add("ro", None)?;
-    }
-    for flag in &options.super_flags {
-        // These were never anything but the absence of another.
-        if !matches!(*flag, "acl" | "noacl" | "nomand" | "mand" | "silent") {
-            add(flag, None)?;
-        }
-    }
-    for data in options.data.iter().flat_map(|data| split_data(data)) {
-        match data.split_once('=') {
-            Some((key, value)) => add(key, Some(value.trim_matches('"')))?,
-            None => add(data, None)?,
-        }
-    }
-    if !label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts") {
-        add("context", Some(label))?;
-    }
-    Ok(What::New {
+    Ok(plan::FileSystem {
         kind: c_string(kind)?,
-        options: list,
+        parameters,
         attributes: options.own.set,
         recursive: options.below,
+        idmap: None,
     })
+}
+
+/// Options as mount(2) takes them, which has room for a page.
+fn page<'a>(data: impl Iterator<Item = &'a String>) -> Result<CString> {
+    let text = data.map(String::as_str).collect::<Vec<_>>().join(",");
+    if text.len() > LONGEST_DATA {
+        return Err(Error::invalid(format!(
+            "mounts: the options have {} bytes, the kernel takes {LONGEST_DATA}",
+            text.len()
+        )));
+    }
+    c_string(&text)
+}
+
+/// Other options for what is mounted there by now: of the mount alone with `bind`, else of its file
+/// system too, as mount(2) has it.
+fn remount(mount: &Mount, options: Options) -> Result<plan::Mount> {
+    if options.idmap.is_some() || !mount.uid_mappings.is_empty() || options.copy_up {
+        return Err(Error::invalid(format!(
+            "mounts: {} is a remount: it takes neither an id mapping nor tmpcopyup",
+            mount.destination
+        )));
+    }
+    let superblock = match options.bind {
+        true => None,
+        false => Some((
+            options.flags | mount_flags(options.own.set),
+            page(options.data.iter())?,
+        )),
+    };
+    let what = What::Remount {
+        own: options.own,
+        below: options.below,
+        superblock,
+    };
+    step(mount, what, options.propagation)
+}
+
+/// mount(2)'s flags for attributes.
+fn mount_flags(attributes: u64) -> u64 {
+    const FLAGS: [(u64, u64); 8] = [
+        (RDONLY, libc::MS_RDONLY),
+        (NOSUID, libc::MS_NOSUID),
+        (NODEV, libc::MS_NODEV),
+        (NOEXEC, libc::MS_NOEXEC),
+        (NOATIME, libc::MS_NOATIME),
+        (STRICTATIME, libc::MS_STRICTATIME),
+        (NODIRATIME, libc::MS_NODIRATIME),
+        (NOSYMFOLLOW, MS_NOSYMFOLLOW),
+    ];
+    let set = |(attribute, _): &&(u64, u64)| attributes & attribute != 0;
+    FLAGS
+        .iter()
+        .filter(set)
+        .fold(0, |all, (_, flag)| all | flag)
 }
 
 /// Splits at commas outside of quotes.
@@ -311,18 +409,7 @@ fn bind(
     }
     set(&options.below, true, "recursive attributes")?;
     set(&options.own, false, "attributes")?;
-    let recursive = options.idmap.unwrap_or(false);
-    if options.idmap.is_some() || !mount.uid_mappings.is_empty() {
-        let (uids, gids) = match mount.uid_mappings.is_empty() {
-            false => (&mount.uid_mappings, &mount.gid_mappings),
-            true => (&scene.linux.uid_mappings, &scene.linux.gid_mappings),
-        };
-        if uids.is_empty() || gids.is_empty() {
-            return Err(Error::invalid(
-                "an idmapped mount needs uidMappings and gidMappings, its own or the container's",
-            ));
-        }
-        let userns = user_namespace(uids, gids)?;
+    if let Some((userns, recursive)) = idmap(mount, options, scene)? {
         let attr = MountAttr {
             set: sys::MOUNT_ATTR_IDMAP,
             userns_fd: userns.as_raw_fd() as u64,
@@ -331,6 +418,25 @@ fn bind(
         set(&attr, recursive, "the id mapping")?;
     }
     Ok((tree, stat.st_mode & libc::S_IFMT != libc::S_IFDIR))
+}
+
+/// The user namespace whose maps the mount gets, and whether those below it do too.
+fn idmap(mount: &Mount, options: &Options, scene: &Scene<'_>) -> Result<Option<(OwnedFd, bool)>> {
+    if options.idmap.is_none() && mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
+        return Ok(None);
+    }
+    let own = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    let (uids, gids) = match own {
+        true => (&mount.uid_mappings, &mount.gid_mappings),
+        false => (&scene.linux.uid_mappings, &scene.linux.gid_mappings),
+    };
+    if uids.is_empty() || gids.is_empty() {
+        return Err(Error::invalid(
+            "an idmapped mount needs uidMappings and gidMappings, its own or the container's",
+        ));
+    }
+    let userns = user_namespace(uids, gids)?;
+    Ok(Some((userns, options.idmap.unwrap_or(false))))
 }
 
 /// A user namespace with these maps, held by its descriptor only.
@@ -386,8 +492,8 @@ fn cgroup_v1(mount: &Mount, options: &Options, scene: &Scene<'_>) -> Result<Vec<
         ..Default::default()
     };
     let label = &scene.linux.mount_label;
-    let what = file_system("tmpfs", "tmpfs", &tmpfs, label)?;
-    let mut steps = vec![step(&base, what, Vec::new())?];
+    let fs = file_system("tmpfs", "tmpfs", &tmpfs, label)?;
+    let mut steps = vec![step(&base, What::New(fs), Vec::new())?];
     for hierarchy in scene.cgroups.v1() {
         let name = hierarchy.directory_name();
         let at = Mount {
@@ -400,7 +506,7 @@ fn cgroup_v1(mount: &Mount, options: &Options, scene: &Scene<'_>) -> Result<Vec<
                 data: vec![hierarchy.mount_option()],
                 ..Default::default()
             };
-            file_system("cgroup", "cgroup", &own, "")?
+            What::New(file_system("cgroup", "cgroup", &own, "")?)
         } else {
             let (tree, _) = bind(&hierarchy.path, mount, options, scene)?;
             What::Tree(tree)
@@ -461,13 +567,62 @@ mod tests {
     }
 
     #[test]
-    fn remount_is_refused_by_name() {
-        let mount = Mount {
-            destination: "/x".into(),
-            options: vec!["remount".into()],
-            ..Default::default()
+    fn every_option_has_its_way_to_the_kernel() {
+        let each = |list: &[&str]| match file_system("tmpfs", "x", &options(list), "").unwrap() {
+            plan::FileSystem {
+                parameters: plan::Parameters::Each(list),
+                ..
+            } => list
+                .into_iter()
+                .map(|(key, _)| key.into_string().unwrap())
+                .collect::<Vec<_>>(),
+            _ => panic!("by mount(2)"),
         };
-        let error = parse(&mount).err().unwrap();
-        assert!(error.message.contains("remount"), "{error}");
+        assert_eq!(
+            each(&["sync", "mand", "lazytime", "nolazytime", "what=ever", "new"]),
+            ["source", "sync", "mand", "what", "new"]
+        );
+        let page = |list: &[&str]| match file_system("tmpfs", "x", &options(list), "").unwrap() {
+            plan::FileSystem {
+                parameters: plan::Parameters::Page { flags, data, .. },
+                ..
+            } => (flags, data.into_string().unwrap()),
+            _ => panic!("by fsconfig"),
+        };
+        assert_eq!(page(&["silent"]).0, libc::MS_SILENT);
+        assert_eq!(page(&["acl", "ro"]).0, libc::MS_POSIXACL | libc::MS_RDONLY);
+        assert_eq!(
+            page(&["iversion", "size=5"]),
+            (libc::MS_I_VERSION, "size=5".into())
+        );
+        let long = format!("lowerdir={}", "/x".repeat(200));
+        assert_eq!(page(&[&long, "a=1"]).1, format!("{long},a=1"));
+        let tmpfs = |list: &[&str]| file_system("tmpfs", "x", &options(list), "");
+        assert!(tmpfs(&[&"x".repeat(5000)]).is_err());
+    }
+
+    #[test]
+    fn a_remount_is_of_the_mount_or_of_the_file_system() {
+        let step = |list: &[&str]| {
+            let mount = Mount {
+                destination: "/x".into(),
+                options: list.iter().map(|s| (*s).to_owned()).collect(),
+                ..Default::default()
+            };
+            remount(&mount, parse(&mount).unwrap()).unwrap().what
+        };
+        let What::Remount {
+            own, superblock, ..
+        } = step(&["remount", "bind", "ro"])
+        else {
+            panic!()
+        };
+        assert_eq!((own.set, superblock), (RDONLY, None));
+        let What::Remount { superblock, .. } = step(&["remount", "nosuid", "sync", "size=9"])
+        else {
+            panic!()
+        };
+        let flags = libc::MS_NOSUID | libc::MS_SYNCHRONOUS;
+        assert_eq!(superblock, Some((flags, c"size=9".to_owned())));
     }
 }

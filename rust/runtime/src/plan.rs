@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use crate::seccomp::Program;
-use crate::sys::SchedAttr;
+use crate::sys::{MountAttr, SchedAttr};
 
 /// The making of one process: a container's init, or one more in a container.
 #[derive(Default)]
@@ -26,6 +26,7 @@ pub struct Plan {
     pub cgroup: Option<OwnedFd>,
     pub keyring: Option<CString>,
     pub loopback: bool,
+    pub net_devices: Vec<crate::netdev::Device>,
     pub hostname: Vec<u8>,
     pub domainname: Vec<u8>,
     /// Files below /proc/sys and their content.
@@ -77,6 +78,7 @@ pub struct Process {
     pub affinity: Option<Vec<u64>>,
     pub last_affinity: Option<Vec<u64>>,
     pub personality: Option<u64>,
+    pub memory_policy: Option<MemoryPolicy>,
     pub seccomp: Option<Program>,
     pub listener: Option<Listener>,
     /// A file below /proc/self/attr and what to write into it.
@@ -86,6 +88,12 @@ pub struct Process {
     /// How many descriptors from 3 on the program keeps.
     pub preserve_fds: u32,
     pub terminal: Option<Terminal>,
+}
+
+/// Mode with its flags, and nodes as a mask of words.
+pub struct MemoryPolicy {
+    pub mode: u32,
+    pub nodes: Vec<u64>,
 }
 
 /// Rows and columns; 0 is left to the terminal's user.
@@ -155,16 +163,39 @@ pub enum What {
     /// A detached mount, complete.
     Tree(OwnedFd),
     /// A file system to be made in the container's namespaces.
-    New {
-        kind: CString,
-        options: Vec<(CString, Option<CString>)>,
-        attributes: u64,
-        recursive: crate::sys::MountAttr,
+    New(FileSystem),
+    /// Other options for what is mounted there by now: of the mount, and mount(2)'s flags and data for
+    /// its file system.
+    Remount {
+        own: MountAttr,
+        below: MountAttr,
+        superblock: Option<(u64, CString)>,
     },
     /// Attributes for what is mounted there by now.
     Attributes(u64),
     /// A symbolic link to this, instead of a mount.
     Link(CString),
+}
+
+pub struct FileSystem {
+    pub kind: CString,
+    pub parameters: Parameters,
+    pub attributes: u64,
+    pub recursive: MountAttr,
+    /// The user namespace whose maps the mount gets.
+    pub idmap: Option<OwnedFd>,
+}
+
+/// How a file system hears of its options.
+pub enum Parameters {
+    /// One by one: fsconfig's keys and values.
+    Each(Vec<(CString, Option<CString>)>),
+    /// By mount(2), for flags and lengths that fsconfig does not take.
+    Page {
+        source: CString,
+        flags: u64,
+        data: CString,
+    },
 }
 
 pub struct Device {

@@ -78,6 +78,7 @@ pub fn plan(process: &Process, filter: Option<&Seccomp>) -> Result<plan::Process
         affinity: None,
         last_affinity: None,
         personality: None,
+        memory_policy: None,
         seccomp: filter.map(seccomp::compile).transpose()?,
         listener: None,
         labels: labels(process)?,
@@ -225,7 +226,7 @@ pub fn cpu_mask(list: &str, field: &str) -> Result<Option<Vec<u64>>> {
         return Ok(None);
     }
     const MOST: usize = 8192;
-    let bad = || Error::invalid(format!("{field}: {list:?} is no list of processors"));
+    let bad = || Error::invalid(format!("{field}: {list:?} is no list of numbers"));
     let mut mask = vec![0_u64; 2];
     for part in list.split(',') {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -277,10 +278,10 @@ fn labels(process: &Process) -> Result<Vec<(CString, Vec<u8>)>> {
 }
 
 /// The persona of `linux.personality`.
-pub fn personality(spec: &crate::spec::Personality) -> Result<u64> {
+fn personality(spec: &crate::spec::Personality) -> Result<u64> {
     if !spec.flags.is_empty() {
-        return Err(Error::unimplemented(format!(
-            "linux.personality.flags {:?}",
+        return Err(Error::invalid(format!(
+            "linux.personality.flags {:?}: the specification knows none",
             spec.flags
         )));
     }
@@ -291,6 +292,55 @@ pub fn personality(spec: &crate::spec::Personality) -> Result<u64> {
             "linux.personality.domain: unknown {other:?}"
         ))),
     }
+}
+
+pub const MEMORY_POLICIES: [(&str, u32); 7] = [
+    ("MPOL_DEFAULT", 0),
+    ("MPOL_PREFERRED", 1),
+    ("MPOL_BIND", 2),
+    ("MPOL_INTERLEAVE", 3),
+    ("MPOL_LOCAL", 4),
+    ("MPOL_PREFERRED_MANY", 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", 6),
+];
+pub const MEMORY_POLICY_FLAGS: [(&str, u32); 3] = [
+    ("MPOL_F_NUMA_BALANCING", 1 << 13),
+    ("MPOL_F_RELATIVE_NODES", 1 << 14),
+    ("MPOL_F_STATIC_NODES", 1 << 15),
+];
+
+/// set_mempolicy(2)'s mode and nodes of `linux.memoryPolicy`.
+fn memory_policy(spec: &crate::spec::MemoryPolicy) -> Result<plan::MemoryPolicy> {
+    let mut mode = number_of(&MEMORY_POLICIES, &spec.mode, "linux.memoryPolicy.mode")?;
+    for flag in &spec.flags {
+        mode |= number_of(&MEMORY_POLICY_FLAGS, flag, "linux.memoryPolicy.flags")?;
+    }
+    let nodes = cpu_mask(&spec.nodes, "linux.memoryPolicy.nodes")?.unwrap_or_default();
+    match (spec.mode.as_str(), nodes.is_empty()) {
+        ("MPOL_DEFAULT" | "MPOL_LOCAL", false) => Err(Error::invalid(format!(
+            "linux.memoryPolicy: {} takes no nodes",
+            spec.mode
+        ))),
+        (
+            "MPOL_BIND" | "MPOL_INTERLEAVE" | "MPOL_WEIGHTED_INTERLEAVE" | "MPOL_PREFERRED_MANY",
+            true,
+        ) => Err(Error::invalid(format!(
+            "linux.memoryPolicy: {} needs nodes",
+            spec.mode
+        ))),
+        _ => Ok(plan::MemoryPolicy { mode, nodes }),
+    }
+}
+
+/// What every process of the container has of `linux`.
+pub fn finish(plan: &mut plan::Process, linux: &crate::spec::Linux) -> Result<()> {
+    plan.personality = linux.personality.as_ref().map(personality).transpose()?;
+    plan.memory_policy = linux
+        .memory_policy
+        .as_ref()
+        .map(memory_policy)
+        .transpose()?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@
 //! fails, and nobody can change a mount that is in no namespace.
 
 use std::ffi::CString;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Context, Result};
 use crate::sys::{self, MountAttr};
 
-/// Set in the environment of the protected copy; its value is the path it was made of.
-const MARK: &str = "_CONTAINERD_HYBRID_PROTECTED";
+/// Set in the environment of the protected program.
+pub const MARK: &str = "_CONTAINERD_HYBRID_PROTECTED";
 
 /// Executes this program again from a protected mount of it, unless it is already. To be called first,
 /// with one thread. Returns in the protected program.
@@ -23,13 +23,7 @@ pub fn reexec() -> Result<()> {
         unsafe { std::env::remove_var(MARK) };
         return Ok(());
     }
-    let what = || "protecting /proc/self/exe".to_owned();
-    let tree = sys::open_tree(libc::AT_FDCWD, c"/proc/self/exe", false).context(what)?;
-    let attr = MountAttr {
-        set: sys::MOUNT_ATTR_RDONLY,
-        ..Default::default()
-    };
-    sys::mount_setattr(tree.as_raw_fd(), false, &attr).context(what)?;
+    let tree = protected()?;
     let args: Vec<CString> = std::env::args_os()
         .filter_map(|arg| CString::new(arg.as_bytes()).ok())
         .collect();
@@ -46,6 +40,22 @@ pub fn reexec() -> Result<()> {
     // SAFETY: both lists end with null and their strings live.
     let errno = unsafe { sys::execveat(tree.as_raw_fd(), &pointers(&args), &pointers(&env)) };
     Err(errno).context(what)
+}
+
+fn what() -> String {
+    "protecting /proc/self/exe".into()
+}
+
+/// This program's file on a protected mount, to be executed (`execveat` with an empty path) with
+/// [`MARK`] in its environment.
+pub fn protected() -> Result<OwnedFd> {
+    let tree = sys::open_tree(libc::AT_FDCWD, c"/proc/self/exe", false).context(what)?;
+    let attr = MountAttr {
+        set: sys::MOUNT_ATTR_RDONLY,
+        ..Default::default()
+    };
+    sys::mount_setattr(tree.as_raw_fd(), false, &attr).context(what)?;
+    Ok(tree)
 }
 
 /// Whether this program runs from a read-only mount in no namespace. The mark alone proves nothing: an

@@ -121,14 +121,14 @@ spec! {
         cgroups_path: String,
         namespaces: Vec<Namespace>,
         devices: Vec<Device>,
-        net_devices: BTreeMap<String, Value>,
+        net_devices: BTreeMap<String, NetDevice>,
         seccomp: Option<Seccomp>,
         rootfs_propagation: String,
         masked_paths: Vec<String>,
         readonly_paths: Vec<String>,
         mount_label: String,
-        intel_rdt: Option<Value>,
-        memory_policy: Option<Value>,
+        intel_rdt: Option<IntelRdt>,
+        memory_policy: Option<MemoryPolicy>,
         personality: Option<Personality>,
         time_offsets: BTreeMap<String, TimeOffset>,
     }
@@ -151,6 +151,16 @@ spec! {
         uid: Option<u32>,
         gid: Option<u32>,
     }
+    NetDevice { name: String, }
+    IntelRdt {
+        #[serde(rename = "closID")]
+        clos_id: String,
+        l3_cache_schema: String,
+        mem_bw_schema: String,
+        schemata: Vec<String>,
+        enable_monitoring: bool,
+    }
+    MemoryPolicy { mode: String, nodes: String, flags: Vec<String>, }
     Personality { domain: String, flags: Vec<String>, }
     TimeOffset { secs: i64, nanosecs: u32, }
     Seccomp {

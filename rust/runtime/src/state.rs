@@ -55,6 +55,8 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     pub cgroup_paths: BTreeMap<String, PathBuf>,
     pub cgroups: Cgroups,
+    #[serde(default)]
+    pub rdt: Option<crate::rdt::Group>,
     /// Processes outlive the init: it has no pid namespace of its own.
     pub shares_pid_namespace: bool,
     /// Its processes have the keyring of whoever makes them.
@@ -92,28 +94,37 @@ impl Place {
 
     /// Takes the id: nobody else can until [`Place::remove`].
     pub fn make(&self) -> Result<()> {
-        let what = || format!("state directory {}", self.0.display());
-        if let Some(root) = self.0.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(root)
-                .context(what)?;
+        const TRIES: u32 = 100;
+        let mut tries = 0;
+        loop {
+            match fs::DirBuilder::new().mode(0o711).create(&self.0) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    return Err(Error::new(
+                        Class::AlreadyExists,
+                        "container with given ID already exists",
+                    ));
+                }
+                // The last container's end may take the root away before the id is in it.
+                Err(e) if e.kind() == ErrorKind::NotFound && tries < TRIES => tries += 1,
+                other => return other.context(|| self.what()),
+            }
+            if let Some(root) = self.0.parent() {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(root)
+                    .context(|| self.what())?;
+            }
         }
-        match fs::DirBuilder::new().mode(0o711).create(&self.0) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::new(
-                Class::AlreadyExists,
-                "container with given ID already exists",
-            )),
-            other => other.context(what),
-        }
+    }
+
+    fn what(&self) -> String {
+        format!("state directory {}", self.0.display())
     }
 
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).context(|| format!("state directory {}", self.0.display()))
-            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).context(|| self.what()),
             _ => Ok(()),
         }
     }
@@ -178,6 +189,13 @@ impl Place {
 }
 
 impl Record {
+    /// Removes what the container's processes were grouped by.
+    pub fn remove_groups(&self) -> Result<()> {
+        let cgroups = self.cgroups.remove();
+        self.rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove())?;
+        cgroups
+    }
+
     /// The state as the specification has it.
     pub fn state(&self, status: &str) -> serde_json::Value {
         let pid = if status == "stopped" {

@@ -636,6 +636,15 @@ pub fn personality(persona: u64) -> Result<()> {
     call!(libc::SYS_personality, persona).map(drop)
 }
 
+/// The NUMA policy of the calling thread; a mask without words is none.
+pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
+    let (mask, bits) = match nodes.len() {
+        0 => (std::ptr::null(), 0),
+        words => (nodes.as_ptr(), words * 64 + 1),
+    };
+    call!(libc::SYS_set_mempolicy, mode, mask, bits).map(drop)
+}
+
 pub fn sethostname(name: &[u8]) -> Result<()> {
     call!(libc::SYS_sethostname, name.as_ptr(), name.len()).map(drop)
 }
@@ -747,6 +756,43 @@ pub fn interface_up(name: &[u8]) -> Result<()> {
         check(libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw mut request).into())?;
     }
     Ok(())
+}
+
+/// A socket to the kernel's routing tables and devices.
+pub fn route_socket() -> Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    call!(
+        libc::SYS_socket,
+        libc::AF_NETLINK,
+        kind,
+        libc::NETLINK_ROUTE
+    )
+    .map(owned)
+}
+
+fn interface(name: &[u8], index: i32, request: libc::c_ulong) -> Result<i32> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    let socket = call!(libc::SYS_socket, libc::AF_UNIX, kind, 0).map(owned)?;
+    // SAFETY: a zeroed request is valid, and lives; the name is cut to its field and its end.
+    unsafe {
+        let mut data: libc::ifreq = std::mem::zeroed();
+        for (to, from) in data.ifr_name.iter_mut().take(15).zip(name) {
+            *to = *from as libc::c_char;
+        }
+        data.ifr_ifru.ifru_ifindex = index;
+        check(libc::ioctl(socket.as_raw_fd(), request, &raw mut data).into())?;
+        Ok(data.ifr_ifru.ifru_ifindex)
+    }
+}
+
+/// The number of a network device of the calling thread's namespace.
+pub fn interface_index(name: &CStr) -> Result<u32> {
+    interface(name.to_bytes(), 0, libc::SIOCGIFINDEX).map(|index| index as u32)
+}
+
+pub fn interface_exists(index: u32) -> bool {
+    const SIOCGIFNAME: libc::c_ulong = 0x8910;
+    interface(b"", index as i32, SIOCGIFNAME).is_ok()
 }
 
 /// Unlocks a new pseudo-terminal and opens its other side, without a path.

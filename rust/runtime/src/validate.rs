@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::hooks;
 use crate::spec::{Linux, NAMESPACES, Spec};
+use crate::{hooks, netdev, rdt};
 
 pub fn validate(spec: &Spec) -> Result<()> {
     if !spec.oci_version.starts_with("1.") {
@@ -13,14 +13,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
             spec.oci_version
         )));
     }
-    for (field, there) in [
-        ("linux.netDevices", !spec.linux.net_devices.is_empty()),
-        ("linux.intelRdt", spec.linux.intel_rdt.is_some()),
-        ("linux.memoryPolicy", spec.linux.memory_policy.is_some()),
-    ] {
-        if there {
-            return Err(Error::unimplemented(field));
-        }
+    netdev::validate(&spec.linux.net_devices)?;
+    if let Some(rdt) = &spec.linux.intel_rdt {
+        rdt::validate(rdt)?;
     }
     if spec.root.as_ref().is_none_or(|root| root.path.is_empty()) {
         return Err(Error::invalid("root.path is needed"));
@@ -69,6 +64,11 @@ fn namespaces(spec: &Spec) -> Result<()> {
         }
     }
     let has = |kind: &str| linux.namespace(kind).is_some();
+    if !linux.net_devices.is_empty() && !has("network") {
+        return Err(Error::invalid(
+            "linux.netDevices: the container has no network namespace of its own to move devices to",
+        ));
+    }
     if !spec.hostname.is_empty() && !has("uts") {
         return Err(Error::invalid(
             "unable to set hostname without a private UTS namespace",
@@ -211,7 +211,7 @@ mod tests {
         assert!(refused(json!({"hostname": "x"})).contains("UTS"));
         let linux = |value: serde_json::Value| refused(json!({"linux": value}));
         assert!(linux(json!({"netDevices": {"eth0": {}}})).contains("linux.netDevices"));
-        assert!(linux(json!({"intelRdt": {}})).contains("linux.intelRdt"));
+        assert!(linux(json!({"intelRdt": {"closID": ".."}})).contains("linux.intelRdt"));
         assert!(linux(json!({"namespaces": [{"type": "moon"}]})).contains("moon"));
         assert!(linux(json!({"maskedPaths": ["/x"]})).contains("maskedPaths"));
         assert!(linux(json!({"sysctl": {"kernel.panic": "1"}})).contains("kernel.panic"));

@@ -18,6 +18,7 @@ pub enum Step {
     Session,
     Keyring,
     Loopback,
+    NetDevice,
     Hostname,
     Domainname,
     Sysctl,
@@ -27,6 +28,7 @@ pub enum Step {
     IoPriority,
     Affinity,
     Personality,
+    MemoryPolicy,
     RootPropagation,
     Rootfs,
     MountTarget,
@@ -104,6 +106,9 @@ pub enum Message {
     /// The seccomp listener has this number there; answered.
     Listener(i32),
     Failed(Failure),
+    /// It is in its network namespace: the device of this place in the list may come, as this number;
+    /// answered.
+    NetDevice(u32, u32),
 }
 
 const SIZE: usize = 12;
@@ -118,6 +123,7 @@ impl Message {
             Message::Ready => (4, 0, 0, 0),
             Message::Listener(fd) => (5, 0, 0, fd),
             Message::Failed(f) => (6, f.step as u8, f.index, f.errno.0),
+            Message::NetDevice(place, number) => (7, 0, place, number as i32),
         };
         let mut bytes = [0; SIZE];
         bytes[0] = kind;
@@ -142,6 +148,7 @@ impl Message {
                 index,
                 errno: Errno(number),
             }),
+            7 => Message::NetDevice(index, number as u32),
             _ => return Err(Errno(libc::EBADMSG)),
         })
     }
@@ -201,6 +208,7 @@ mod tests {
             Message::BeforePivot,
             Message::Ready,
             Message::Listener(9),
+            Message::NetDevice(3, 70_000),
             failed(Step::JoinNamespace),
             failed(Step::Exec),
         ] {

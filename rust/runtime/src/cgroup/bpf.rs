@@ -1,7 +1,7 @@
 //! Device rules on v2: an eBPF program that answers for each access.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::v1::is_wildcard;
@@ -11,6 +11,9 @@ use crate::sys;
 
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
+const PROG_DETACH: i32 = 9;
+const PROG_BY_ID: i32 = 13;
+const PROG_QUERY: i32 = 16;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
@@ -117,7 +120,37 @@ fn check(rule: &DeviceRule) -> Result<Vec<u64>> {
     Ok(code)
 }
 
-/// Loads the program and attaches it to the cgroup; it stays as long as that does.
+/// The programs that are attached to the cgroup itself.
+fn attached(cgroup: RawFd) -> sys::Result<Vec<OwnedFd>> {
+    const MOST: usize = 64;
+    let mut ids = [0_u32; MOST];
+    let mut query = [0_u8; 32];
+    query[..4].copy_from_slice(&(cgroup as u32).to_ne_bytes());
+    query[4..8].copy_from_slice(&ATTACH_CGROUP_DEVICE.to_ne_bytes());
+    query[16..24].copy_from_slice(&(ids.as_mut_ptr() as u64).to_ne_bytes());
+    query[24..28].copy_from_slice(&(MOST as u32).to_ne_bytes());
+    sys::bpf(PROG_QUERY, &mut query)?;
+    let count = u32::from_ne_bytes([query[24], query[25], query[26], query[27]]);
+    let open = |id: &u32| {
+        let mut by_id = [0_u8; 12];
+        by_id[..4].copy_from_slice(&id.to_ne_bytes());
+        let fd = sys::bpf(PROG_BY_ID, &mut by_id)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    };
+    ids.iter().take(count as usize).map(open).collect()
+}
+
+fn words(list: &[u32]) -> [u8; 20] {
+    let mut attributes = [0; 20];
+    for (at, value) in list.iter().enumerate() {
+        attributes[at * 4..at * 4 + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    attributes
+}
+
+/// Loads the program and attaches it to the cgroup, in the place of those that are there; it stays as
+/// long as the cgroup does.
 pub fn attach(path: &Path, rules: &[DeviceRule]) -> Result<()> {
     let code = program(rules)?;
     let what = || {
@@ -135,19 +168,19 @@ pub fn attach(path: &Path, rules: &[DeviceRule]) -> Result<()> {
     let fd = sys::bpf(PROG_LOAD, &mut load).context(what)?;
     // SAFETY: the kernel has just made this descriptor for us.
     let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    let mut attach = [0_u8; 20];
-    for (at, value) in [
-        cgroup.as_raw_fd() as u32,
+    let old = attached(cgroup.as_raw_fd()).context(what)?;
+    let target = cgroup.as_raw_fd() as u32;
+    let mut attach = words(&[
+        target,
         program.as_raw_fd() as u32,
         ATTACH_CGROUP_DEVICE,
         ALLOW_MULTI,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        attach[at * 4..at * 4 + 4].copy_from_slice(&value.to_ne_bytes());
-    }
+    ]);
     sys::bpf(PROG_ATTACH, &mut attach).context(what)?;
+    for old in old {
+        let mut detach = words(&[target, old.as_raw_fd() as u32, ATTACH_CGROUP_DEVICE]);
+        sys::bpf(PROG_DETACH, &mut detach).context(what)?;
+    }
     Ok(())
 }
 

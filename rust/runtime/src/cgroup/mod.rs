@@ -153,6 +153,22 @@ impl Cgroups {
         }
     }
 
+    /// Makes the v2 cgroup a user's, with the files that one who is given a cgroup needs. v1 knows no
+    /// safe way.
+    pub fn give(&self, uid: u32) -> Result<()> {
+        let Some(v2) = &self.v2 else { return Ok(()) };
+        let list = fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+        for name in list.lines().chain([""]) {
+            let path = v2.path.join(name);
+            match std::os::unix::fs::chown(&path, Some(uid), None) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                other => other.context(|| format!("owner of {}", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
     /// What a process needs to go into the v1 cgroups by itself.
     pub fn open_tasks(&self) -> Result<Vec<OwnedFd>> {
         let open = |h: &Hierarchy| {

@@ -61,6 +61,7 @@ pub fn rdma(device: &str, limits: &Rdma) -> String {
 }
 
 pub fn set(path: &Path, resources: &Resources) -> Result<()> {
+    check_memory(path, resources)?;
     for (file, value, field) in settings(path, resources)? {
         write(path, &file, &value, field)?;
     }
@@ -68,6 +69,26 @@ pub fn set(path: &Path, resources: &Resources) -> Result<()> {
         bpf::attach(path, &super::v1::with_defaults(&resources.devices))?;
     }
     Ok(())
+}
+
+/// The kernel would kill for a limit below what is used; a caller may ask for a refusal instead.
+fn check_memory(path: &Path, resources: &Resources) -> Result<()> {
+    let Some(m) = resources.memory.as_ref() else {
+        return Ok(());
+    };
+    let Some(limit) = m
+        .limit
+        .filter(|l| *l > 0 && m.check_before_update == Some(true))
+    else {
+        return Ok(());
+    };
+    let used = fs::read_to_string(path.join("memory.current")).ok();
+    match used.and_then(|text| text.trim().parse::<i64>().ok()) {
+        Some(used) if used > limit => Err(Error::failed(format!(
+            "rejecting memory limit {limit}: usage is {used}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 type Setting = (String, String, &'static str);

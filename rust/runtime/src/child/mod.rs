@@ -86,6 +86,10 @@ fn fail(maker: RawFd, failure: Failure) -> ! {
 fn prepare(plan: &Plan) -> Outcome<()> {
     sys::reset_signals();
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0).at(Step::Session)?;
+    if let Some(mask) = &plan.process.affinity {
+        // Before the cgroup, which may take processors away.
+        sys::sched_setaffinity(mask).at(Step::Affinity)?;
+    }
     let score = plan.process.oom_score_adj;
     if let Some(score) = score {
         // While /proc is the host's and the user is too.
@@ -195,6 +199,13 @@ fn set_up(plan: &Plan, maker: RawFd) -> Outcome<()> {
     }
     if plan.loopback {
         sys::interface_up(b"lo").at(Step::Loopback)?;
+    }
+    for (place, device) in plan.net_devices.iter().enumerate() {
+        let number = device.place().at_item(Step::NetDevice, place)?;
+        let message = Message::NetDevice(place as u32, number);
+        message.send(maker, None).at(Step::Handshake)?;
+        wire::wait_for_answer(maker).at(Step::Handshake)?;
+        device.set_up(number).at_item(Step::NetDevice, place)?;
     }
     if !plan.hostname.is_empty() {
         sys::sethostname(&plan.hostname).at(Step::Hostname)?;

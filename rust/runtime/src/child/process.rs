@@ -38,8 +38,8 @@ pub fn schedule(process: &Process) -> Outcome<()> {
     if let Some(value) = process.io_priority {
         sys::ioprio_set(value).at(Step::IoPriority)?;
     }
-    if let Some(mask) = &process.affinity {
-        sys::sched_setaffinity(mask).at(Step::Affinity)?;
+    if let Some(policy) = &process.memory_policy {
+        sys::set_mempolicy(policy.mode, &policy.nodes).at(Step::MemoryPolicy)?;
     }
     if let Some(persona) = process.personality {
         sys::personality(persona).at(Step::Personality)?;

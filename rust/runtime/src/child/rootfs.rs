@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::place::{self, Make, PathBuffer};
 use super::{At, Outcome, hook, process};
-use crate::plan::{Device, Mount, Plan, Rootfs, What};
+use crate::plan::{Device, FileSystem, Mount, Parameters, Plan, Rootfs, What};
 use crate::sys::{self, Errno, MountAttr};
 use crate::wire::{self, Message, Step};
 
@@ -92,6 +92,22 @@ fn apply(root: RawFd, mount: &Mount, index: usize) -> Outcome<()> {
             other => other.at_item(Step::Mount, index),
         };
     }
+    if let What::Remount {
+        own,
+        below,
+        superblock,
+    } = &mount.what
+    {
+        let target = sys::open_in_root(root, &mount.target, libc::O_PATH)
+            .at_item(Step::MountTarget, index)?;
+        let fd = target.as_raw_fd();
+        match superblock {
+            Some((flags, data)) => remount(fd, *flags, data).at_item(Step::Mount, index)?,
+            None => change(fd, false, own).at_item(Step::MountAttributes, index)?,
+        }
+        change(fd, true, below).at_item(Step::MountAttributes, index)?;
+        return propagate(fd, &mount.propagation, index);
+    }
     let make = if mount.is_file {
         Make::File
     } else {
@@ -101,50 +117,78 @@ fn apply(root: RawFd, mount: &Mount, index: usize) -> Outcome<()> {
     let made;
     let tree: RawFd = match &mount.what {
         What::Tree(tree) => tree.as_raw_fd(),
-        What::New {
-            kind,
-            options,
-            attributes,
-            recursive,
-        } => {
-            made = file_system(kind, options, *attributes).at_item(Step::Mount, index)?;
-            if recursive.set | recursive.clear != 0 {
-                sys::mount_setattr(made.as_raw_fd(), true, recursive)
-                    .at_item(Step::MountAttributes, index)?;
+        What::New(fs) => {
+            made = file_system(root, fs).at_item(Step::Mount, index)?;
+            let fd = made.as_raw_fd();
+            change(fd, true, &fs.recursive).at_item(Step::MountAttributes, index)?;
+            if let Some(userns) = &fs.idmap {
+                let attr = MountAttr {
+                    set: sys::MOUNT_ATTR_IDMAP,
+                    userns_fd: userns.as_raw_fd() as u64,
+                    ..Default::default()
+                };
+                change(fd, false, &attr).at_item(Step::MountAttributes, index)?;
             }
-            made.as_raw_fd()
+            fd
         }
         What::Attributes(set) => {
             let attr = MountAttr {
                 set: *set,
                 ..Default::default()
             };
-            return sys::mount_setattr(target.as_raw_fd(), false, &attr)
-                .at_item(Step::MountAttributes, index);
+            return change(target.as_raw_fd(), false, &attr).at_item(Step::MountAttributes, index);
         }
-        What::Link(_) => return Ok(()),
+        What::Link(_) | What::Remount { .. } => return Ok(()),
     };
     if mount.copy_up {
         copy_up(target.as_raw_fd(), tree).at_item(Step::CopyUp, index)?;
     }
     sys::move_mount(tree, target.as_raw_fd()).at_item(Step::Mount, index)?;
-    for flags in &mount.propagation {
+    propagate(tree, &mount.propagation, index)
+}
+
+fn change(mount: RawFd, recursive: bool, attr: &MountAttr) -> sys::Result<()> {
+    match attr.set | attr.clear {
+        0 => Ok(()),
+        _ => sys::mount_setattr(mount, recursive, attr),
+    }
+}
+
+fn propagate(mount: RawFd, list: &[u64], index: usize) -> Outcome<()> {
+    for flags in list {
         let attr = MountAttr {
             propagation: flags & !libc::MS_REC,
             ..Default::default()
         };
-        sys::mount_setattr(tree, flags & libc::MS_REC != 0, &attr)
+        sys::mount_setattr(mount, flags & libc::MS_REC != 0, &attr)
             .at_item(Step::MountAttributes, index)?;
     }
     Ok(())
 }
 
-fn file_system(
-    kind: &CStr,
-    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
-    attributes: u64,
-) -> sys::Result<OwnedFd> {
-    let fs = sys::fsopen(kind)?;
+/// A new file system on a detached mount.
+fn file_system(root: RawFd, new: &FileSystem) -> sys::Result<OwnedFd> {
+    let options = match &new.parameters {
+        Parameters::Each(options) => options,
+        Parameters::Page {
+            source,
+            flags,
+            data,
+        } => {
+            let tree = by_page(root, source, &new.kind, *flags, data)?;
+            let attr = MountAttr {
+                set: new.attributes,
+                clear: match new.attributes & sys::MOUNT_ATTR_ATIME {
+                    0 => 0,
+                    _ => sys::MOUNT_ATTR_ATIME,
+                },
+                ..Default::default()
+            };
+            change(tree.as_raw_fd(), false, &attr)?;
+            return Ok(tree);
+        }
+    };
+    let fs = sys::fsopen(&new.kind)?;
     for (key, value) in options {
         match sys::fsconfig(fs.as_raw_fd(), key, value.as_deref()) {
             // The kernel's own sysfs and the like know no read-only superblock; the mount is.
@@ -152,7 +196,37 @@ fn file_system(
             other => other?,
         }
     }
-    sys::fsmount(fs.as_raw_fd(), attributes)
+    sys::fsmount(fs.as_raw_fd(), new.attributes)
+}
+
+/// mount(2) needs a place: one on a file system of nobody else, on the root's private mount, that is
+/// gone before anything else happens there. What it mounted stays as a detached copy.
+fn by_page(
+    root: RawFd,
+    source: &CStr,
+    kind: &CStr,
+    flags: u64,
+    data: &CStr,
+) -> sys::Result<OwnedFd> {
+    let here = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
+    let fs = sys::fsopen(c"tmpfs")?;
+    let stage = sys::fsmount(fs.as_raw_fd(), 0)?;
+    sys::mkdirat(stage.as_raw_fd(), c"at", 0o700)?;
+    sys::move_mount(stage.as_raw_fd(), root)?;
+    sys::fchdir(stage.as_raw_fd())?;
+    let made = sys::mount(source, c"at", kind, flags, data)
+        .and_then(|()| sys::open_tree(libc::AT_FDCWD, c"at", false));
+    let gone = sys::umount(c".", libc::MNT_DETACH);
+    sys::fchdir(here.as_raw_fd())?;
+    gone.and(made)
+}
+
+fn remount(mount: RawFd, flags: u64, data: &CStr) -> sys::Result<()> {
+    let here = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
+    sys::fchdir(mount)?;
+    let done = sys::mount(c"", c".", c"", flags | libc::MS_REMOUNT, data);
+    sys::fchdir(here.as_raw_fd())?;
+    done
 }
 
 /// Copies what the root has at the place of a new file system into it: directories, files, links.

@@ -13,7 +13,9 @@ use crate::mounts::{self, Scene, c_string};
 use crate::plan::{self, Join, Plan, Rootfs};
 use crate::spec::{Device, Linux, NAMESPACES, Process, Spec};
 use crate::state::{self, Place, Record};
-use crate::{CreateRequest, Runtime, Started, Stdio, hooks, hostmounts, process, sys, validate};
+use crate::{
+    CreateRequest, Runtime, Started, Stdio, hooks, hostmounts, netdev, process, rdt, sys, validate,
+};
 
 impl Runtime {
     /// Makes the container. Its process waits for [`Runtime::start`]. On failure nothing is left.
@@ -42,6 +44,7 @@ impl Runtime {
             annotations: spec.annotations.clone(),
             cgroup_paths: BTreeMap::new(),
             cgroups: Cgroups::default(),
+            rdt: None,
             shares_pid_namespace: !spec.linux.makes("pid"),
             no_new_keyring: request.no_new_keyring,
             mounts_before,
@@ -50,7 +53,7 @@ impl Runtime {
         if result.is_err() {
             // The first error counts, whatever becomes of the clean-up.
             let _ = hostmounts::remove(&record);
-            let _ = record.cgroups.remove();
+            let _ = record.remove_groups();
             let _ = place.remove();
         }
         result
@@ -66,6 +69,12 @@ impl Runtime {
     ) -> Result<Started> {
         record.cgroups = Cgroups::locate(&spec.linux.cgroups_path, request.id)?;
         record.cgroups.make(spec.linux.resources.as_ref())?;
+        if let Some(owner) = cgroup_owner(spec) {
+            record.cgroups.give(owner)?;
+        }
+        if let Some(rdt) = &spec.linux.intel_rdt {
+            record.rdt = Some(rdt::Group::make(rdt, request.id)?);
+        }
         record.cgroup_paths = record
             .cgroups
             .paths()
@@ -133,11 +142,11 @@ impl Runtime {
         finish_process(&mut plan.process, &own_process, request.stdio, self)?;
         plan.process.preserve_fds = request.preserve_fds;
         plan.process.listener = listener(linux, &record.state("creating"));
-        plan.process.personality = linux
-            .personality
-            .as_ref()
-            .map(process::personality)
-            .transpose()?;
+        process::finish(&mut plan.process, linux)?;
+        plan.net_devices = netdev::plan(&linux.net_devices)?;
+        if let Some(group) = &record.rdt {
+            plan.attach.extend(group.open_tasks()?);
+        }
         for (name, value) in &linux.sysctl {
             let path = c_string(&validate::sysctl_path(name))?;
             plan.sysctls.push((path, value.clone().into_bytes()));
@@ -190,6 +199,27 @@ pub fn listener(linux: &Linux, state: &serde_json::Value) -> Option<plan::Listen
         metadata: seccomp.listener_metadata.clone(),
         state: state.clone(),
     })
+}
+
+/// Whose the cgroup is: the host's id of the container's user, if the container gets the cgroup to
+/// write in a namespace of its own.
+fn cgroup_owner(spec: &Spec) -> Option<u32> {
+    let uid = spec.process.as_ref()?.user.uid;
+    let writable = spec.mounts.iter().any(|m| {
+        matches!(m.kind.as_str(), "cgroup" | "cgroup2")
+            && m.destination.trim_end_matches('/') == "/sys/fs/cgroup"
+            && !m.options.iter().any(|o| o == "ro" || o == "rro")
+    });
+    if !writable || !spec.linux.makes("cgroup") {
+        return None;
+    }
+    if !spec.linux.makes("user") {
+        return (uid != 0).then_some(uid);
+    }
+    let inside =
+        |m: &&crate::spec::IdMapping| uid.checked_sub(m.container_id).is_some_and(|n| n < m.size);
+    let map = spec.linux.uid_mappings.iter().find(inside)?;
+    Some(map.host_id + (uid - map.container_id))
 }
 
 fn rootfs_path(spec: &Spec, bundle: &Path) -> Result<PathBuf> {

@@ -38,7 +38,7 @@ impl Runtime {
             record.cgroups.signal_all(libc::SIGKILL)?;
         }
         hostmounts::remove(&record)?;
-        record.cgroups.remove()?;
+        record.remove_groups()?;
         let hooks = place.config().map(|spec| spec.hooks.poststop);
         place.remove()?;
         for hook in hooks.unwrap_or_default() {

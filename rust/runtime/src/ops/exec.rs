@@ -101,7 +101,11 @@ fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
         },
         ..Plan::default()
     };
+    process::finish(&mut plan.process, &spec.linux)?;
     open_cgroups(&mut plan, &record.cgroups, pid)?;
+    if let Some(group) = &record.rdt {
+        plan.attach.extend(group.open_tasks()?);
+    }
     if flags != 0 {
         plan.joins.push(Join {
             fd: init,

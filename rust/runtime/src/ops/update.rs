@@ -12,11 +12,6 @@ impl Runtime {
         if place.status(&record) == Status::Stopped {
             return Err(Error::new(Class::State, "container not running"));
         }
-        if record.cgroups.is_unified() && !resources.devices.is_empty() {
-            return Err(Error::unimplemented(
-                "update: devices of a container on cgroup v2",
-            ));
-        }
         record.cgroups.set(resources)
     }
 }
