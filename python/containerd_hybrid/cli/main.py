@@ -27,6 +27,7 @@ _MODULES = {
     "stop": "lifecycle",
     "rm": "lifecycle",
     "events": "events",
+    "gc": "gc",
     "version": "version",
 }
 
@@ -48,6 +49,7 @@ commands:
   image      pull, push, import, ls, rm, tag, export, unpack
   images     the same as image ls
   events     show what happens
+  gc         why things are alive, what would go; collect
   version    show the versions of client and daemon
 
 hyctl COMMAND --help says more."""

@@ -12,6 +12,7 @@ from containerd_hybrid.client.api import Transport
 from containerd_hybrid.client.calls import Calls
 from containerd_hybrid.client.containers import AsyncContainers
 from containerd_hybrid.client.events import Event, event_from_wire, in_namespace
+from containerd_hybrid.client.garbage import AsyncGarbage
 from containerd_hybrid.client.images import AsyncImages
 from containerd_hybrid.events.api import LogStatus
 from containerd_hybrid.mounts.api import Mounter
@@ -35,6 +36,7 @@ class AsyncClient:
     namespace: str
     images: AsyncImages
     containers: AsyncContainers
+    garbage: AsyncGarbage
 
     def __init__(self, transport: Transport, mounter: Mounter, namespace: str = "default") -> None:
         self._transport = transport
@@ -42,6 +44,7 @@ class AsyncClient:
         self.namespace = namespace
         self.images = AsyncImages(self._calls)
         self.containers = AsyncContainers(self._calls, self.images, mounter)
+        self.garbage = AsyncGarbage(self._calls)
 
     async def version(self) -> str:
         """The version the daemon tells its clients."""

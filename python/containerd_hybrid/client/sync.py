@@ -17,6 +17,7 @@ from containerd_hybrid.client.containers import (
     Completed,
 )
 from containerd_hybrid.client.events import Event
+from containerd_hybrid.client.garbage import AsyncGarbage, Collected
 from containerd_hybrid.client.images import AsyncImages
 from containerd_hybrid.client.options import RunOptions, User
 from containerd_hybrid.client.portal import Portal
@@ -24,6 +25,7 @@ from containerd_hybrid.client.process import AsyncProcess, Exited
 from containerd_hybrid.client.stdio import Streams
 from containerd_hybrid.events.api import LogStatus
 from containerd_hybrid.images.api import Image
+from containerd_hybrid.metadata.api import Finding
 from containerd_hybrid.model import Platform
 from containerd_hybrid.model.manifest import ImageConfig, Manifest
 from containerd_hybrid.registry.api import RegistryOptions
@@ -417,6 +419,29 @@ class Containers:
         )
 
 
+class Garbage:
+    """The collector of a daemon of ours. Elsewhere every method raises UnimplementedError."""
+
+    def __init__(self, portal: Portal, wrapped: AsyncGarbage) -> None:
+        self._portal = portal
+        self._wrapped = wrapped
+
+    def why(self, key: str, type: str = "") -> list[Finding]:
+        """Why things of that name in the namespace are alive.
+
+        ``key`` is a digest (or the beginning of its digits), a snapshot's key, or the name of an image,
+        container, lease, ingest or mount; ``type`` is one of ``content``, ``images``, ``snapshots/NAME`` …
+
+        Raises:
+            NotFoundError: there is nothing of that name.
+        """
+        return self._portal.call(self._wrapped.why(key, type))
+
+    def collect(self, *, dry_run: bool = False) -> Collected:
+        """Collect in all namespaces and wait for it; with ``dry_run`` only tell what would go."""
+        return self._portal.call(self._wrapped.collect(dry_run=dry_run))
+
+
 class Client:
     """Images and containers of one namespace, over any transport.
 
@@ -429,6 +454,7 @@ class Client:
         self._wrapped = wrapped
         self.images = Images(portal, wrapped.images)
         self.containers = Containers(portal, wrapped.containers)
+        self.garbage = Garbage(portal, wrapped.garbage)
 
     @property
     def namespace(self) -> str:

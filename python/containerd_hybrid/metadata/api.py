@@ -106,3 +106,43 @@ class Collector(Protocol):
     async def why(self, namespace: str, type: str, key: str) -> list[CollectedNode]:
         """One chain of references from a root to this node; empty when nothing holds it."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A thing in a chain, and why it is alive: by itself, or because of what in the thing before it."""
+
+    node: CollectedNode
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why a thing is alive: from something that lives by itself to it. Nothing holds it when it is empty."""
+
+    node: CollectedNode
+    chain: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What is freed: the size of each blob, and of all of them whose last record goes, in bytes."""
+
+    sizes: Mapping[CollectedNode, int]
+    content_bytes: int
+
+
+class GarbageExplainer(Protocol):
+    """What an operator asks about garbage."""
+
+    async def why(self, namespace: str, key: str, type: str = "") -> list[Finding]:
+        """Things of that name, and why they are alive.
+
+        ``key`` is a digest or four or more digits of one from its beginning, or a whole name of anything
+        else; ``type`` leaves out things of other types. Empty when there is nothing of that name.
+        """
+        ...
+
+    async def measure(self, nodes: Sequence[CollectedNode]) -> Removal:
+        """What removing these would free."""
+        ...

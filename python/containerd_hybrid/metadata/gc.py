@@ -140,7 +140,7 @@ class MetadataCollector:
 
     async def why(self, namespace: str, type: str, key: str) -> list[CollectedNode]:
         """A shortest chain of references from a root to this node, both included; empty if there is none."""
-        return await self._database.read(lambda connection: _why(connection, namespace, type, key))
+        return await self._database.read(lambda connection: chain_to(connection, namespace, type, key))
 
     def _sweep(self, tx: Transaction) -> Sequence[CollectedNode]:
         garbage, connection = _find(tx.connection), tx.connection
@@ -301,7 +301,8 @@ WHERE lease = leases.id AND :type = 'mounts' AND namespace = :namespace AND name
 """  # noqa: S608 - constants
 
 
-def _why(connection: sqlite3.Connection, namespace: str, type: str, key: str) -> list[CollectedNode]:
+def chain_to(connection: sqlite3.Connection, namespace: str, type: str, key: str) -> list[CollectedNode]:
+    """See :meth:`MetadataCollector.why`."""
     # Backwards from the node. ``plain`` says that only fields were followed so far, which is all that
     # a flat lease's hold goes through. The value is the step towards the node that was asked for.
     start = (type, key, True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served
+from containerd_hybrid.app.builtins.storage import Metadata
 from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.errors import InvalidConfigError
 
@@ -51,7 +52,19 @@ def _event_log_service(context: InitContext) -> Served:
     return Served((service_from(service.descriptor, service),))
 
 
+def _gc_service(context: InitContext) -> Served:
+    from containerd_hybrid.metadata.api import Collector
+    from containerd_hybrid.metadata.gc_explain import GarbageExplainer
+    from containerd_hybrid.rpc.describe import service_from
+    from containerd_hybrid.rpc.services.gc import GCService
+
+    explainer = GarbageExplainer(context.get(PluginType.METADATA, Metadata).database)
+    service = GCService(context.get(PluginType.GC, Collector), explainer)
+    return Served((service_from(service.descriptor, service),))
+
+
 PLUGINS = (
     Plugin(PluginType.EVENT_LOG, "log", _event_log, config=EventLogConfig),
     Plugin(PluginType.GRPC, "hybrid-events", _event_log_service, (PluginType.EVENT_LOG,)),
+    Plugin(PluginType.GRPC, "hybrid-gc", _gc_service, (PluginType.METADATA, PluginType.GC)),
 )
