@@ -42,7 +42,7 @@ system-packages: ## install missing Debian packages (needs root)
 
 # The editable install gives the programs and the distribution's metadata; what it built is then kept
 # fresh in place, which is quicker than installing anew.
-dev: $(INSTALLED) proto native shim ## build in place: protobuf modules, native module, shim
+dev: $(INSTALLED) proto native shim ## build in place: protobuf modules, native module, shim and runtime
 
 $(INSTALLED): $(REQUIREMENTS) pyproject.toml Cargo.toml
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -57,7 +57,7 @@ $(PROTO_STAMP): $(PROTOS) $(REQUIREMENTS) tools/hybrid_build/protos.py
 native: $(REQUIREMENTS) ## build the native module into python/ (PROFILE=dev builds quicker, runs slower)
 	@PYO3_PYTHON=$(PY) $(BUILD) native $(PROFILE)
 
-shim: $(REQUIREMENTS) ## build the shim into python/containerd_hybrid/_bin/
+shim: $(REQUIREMENTS) ## build the shim and the OCI runtime into python/containerd_hybrid/_bin/
 	@$(BUILD) shim $(PROFILE)
 
 wheel: $(REQUIREMENTS) ## build dist/containerd_hybrid-*.whl

@@ -19,7 +19,8 @@ pytest.importorskip("maturin", reason="building the wheel needs the extra `dev`"
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = "containerd-shim-hybrid-v2"
-PROGRAMS = {"containerd-hybrid", "hyctl", SHIM}
+RUNTIME = "containerd-hybrid-runtime"
+PROGRAMS = {"containerd-hybrid", "hyctl", SHIM, RUNTIME}
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -79,10 +80,11 @@ def test_the_wheel_holds_every_part_once(wheel: Path) -> None:
     assert [name for name in names if name.endswith(".so")] == [f"{package}/_native.abi3.so"]
     assert {name for name in names if name.startswith(data)} == {
         f"{data}/scripts/{SHIM}",
+        f"{data}/scripts/{RUNTIME}",
         f"{data}/data/share/containerd-hybrid/config.toml",
         f"{data}/data/share/containerd-hybrid/containerd-hybrid.service",
     }
-    assert modes[f"{data}/scripts/{SHIM}"] & stat.S_IXUSR
+    assert all(modes[f"{data}/scripts/{program}"] & stat.S_IXUSR for program in (SHIM, RUNTIME))
     sources = {path.relative_to(ROOT / "proto").as_posix() for path in (ROOT / "proto").rglob("*.proto")}
     for source in sources - {"google/rpc/status.proto"}:
         module = f"{package}/proto/{source.removesuffix('.proto')}_pb2"
@@ -101,7 +103,7 @@ def test_an_install_puts_our_programs_and_no_others_beside_python(prefix: Path) 
     assert {path.name for path in (prefix / "bin").iterdir()} >= PROGRAMS
 
 
-@pytest.mark.parametrize("program", ["containerd-hybrid", "hyctl"])
+@pytest.mark.parametrize("program", ["containerd-hybrid", "hyctl", RUNTIME])
 def test_the_programs_start_and_know_their_version(prefix: Path, program: str) -> None:
     said = run(prefix / "bin" / program, "--version", env=alone(prefix), cwd=prefix)
     assert containerd_hybrid.__version__ in said

@@ -1,12 +1,12 @@
 """The build backend (PEP 517 and 660): maturin, and before it what maturin cannot do.
 
 Maturin builds one artefact, the native module. Our wheel also holds Python modules generated from `proto/`
-and a second Rust program, the shim. Each hook therefore
+and two Rust programs, the shim and the OCI runtime. Each hook therefore
 
 1. generates the protobuf modules in place (`protos`),
-2. builds the shim with cargo and lays it, with the files of `share/`, in `target/wheel-data/` (`programs`),
-   which `[tool.maturin] data` names: the wheel's `.data` folder, of which pip puts `scripts/` on PATH and
-   `data/` below the environment's prefix,
+2. builds the programs with cargo and lays them, with the files of `share/`, in `target/wheel-data/`
+   (`programs`), which `[tool.maturin] data` names: the wheel's `.data` folder, of which pip puts `scripts/`
+   on PATH and `data/` below the environment's prefix,
 3. hands over to maturin.
 
 The Makefile runs the same steps one by one: `python -m hybrid_build` with `tools/` on the path.
@@ -50,7 +50,7 @@ def build_wheel(
     wheel_directory: str, config_settings: _Settings = None, metadata_directory: str | None = None
 ) -> str:
     protos.generate(ROOT)
-    programs.lay_wheel_data(ROOT, programs.build_shim(ROOT, locked=True))
+    programs.lay_wheel_data(ROOT, programs.build_programs(ROOT, locked=True))
     return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
@@ -58,6 +58,6 @@ def build_editable(
     wheel_directory: str, config_settings: _Settings = None, metadata_directory: str | None = None
 ) -> str:
     protos.generate(ROOT)
-    programs.place_shim(ROOT, programs.build_shim(ROOT))
-    programs.lay_wheel_data(ROOT, programs.write_launcher(ROOT))
+    programs.place_programs(ROOT, programs.build_programs(ROOT))
+    programs.lay_wheel_data(ROOT, programs.write_launchers(ROOT))
     return maturin.build_editable(wheel_directory, config_settings, metadata_directory)

@@ -14,7 +14,7 @@ USAGE = """\
 usage: python -m hybrid_build VERB
   proto                 generate the protobuf modules in the work tree
   native [PROFILE]      build the native module and put it in the work tree
-  shim [PROFILE]        build the shim and put it in the work tree
+  shim [PROFILE]        build the shim and the OCI runtime and put them in the work tree
   sdist FOLDER          write the source distribution
   descriptors FILE      write a FileDescriptorSet of every .proto file"""
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         case ["native", *profile]:
             programs.place_native(ROOT, programs.build_native(ROOT, profile=_one(profile)))
         case ["shim", *profile]:
-            programs.place_shim(ROOT, programs.build_shim(ROOT, profile=_one(profile)))
+            programs.place_programs(ROOT, programs.build_programs(ROOT, profile=_one(profile)))
         case ["sdist", folder]:
             hybrid_build.build_sdist(folder)
         case ["descriptors", output]:

@@ -6,26 +6,31 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 SHIM = "containerd-shim-hybrid-v2"
+RUNTIME = "containerd-hybrid-runtime"
+PROGRAMS = (SHIM, RUNTIME)
 _PACKAGE = Path("python/containerd_hybrid")
 
 
-def build_shim(root: Path, *, profile: str = "release", locked: bool = False) -> Path:
-    """Build the shim program; its path in cargo's target folder."""
-    for artefact in _cargo_build(root, "containerd-hybrid-shim", profile, locked):
-        executable = artefact.get("executable")
-        if executable is not None and Path(executable).name == SHIM:
-            return Path(executable)
-    raise SystemExit(f"cargo built no program {SHIM}: see [[bin]] in rust/shim/Cargo.toml")
+def build_programs(root: Path, *, profile: str = "release", locked: bool = False) -> list[Path]:
+    """Build the shim and the OCI runtime in one go; their paths in cargo's target folder."""
+    packages = ("containerd-hybrid-shim", "containerd-hybrid-runtime")
+    artefacts = _cargo_build(root, packages, profile, locked)
+    paths = [Path(artefact["executable"]) for artefact in artefacts if artefact.get("executable")]
+    built = {path.name: path for path in paths}
+    missing = [name for name in PROGRAMS if name not in built]
+    if missing:
+        raise SystemExit(f"cargo built no program {', '.join(missing)}: see [[bin]] in rust/*/Cargo.toml")
+    return [built[name] for name in PROGRAMS]
 
 
 def build_native(root: Path, *, profile: str = "release") -> Path:
     """Build the native module; the path of the shared library in cargo's target folder."""
-    for artefact in _cargo_build(root, "containerd-hybrid-native", profile, locked=False):
+    for artefact in _cargo_build(root, ("containerd-hybrid-native",), profile, locked=False):
         if "cdylib" in artefact["target"]["kind"] and "containerd-hybrid-native" in artefact["package_id"]:
             return next(Path(name) for name in artefact["filenames"] if name.endswith(".so"))
     raise SystemExit("cargo built no cdylib: see [lib] in rust/native/Cargo.toml")
@@ -36,18 +41,21 @@ def place_native(root: Path, library: Path) -> None:
     _replace(library, root / _PACKAGE / "_native.abi3.so", 0o644)
 
 
-def place_shim(root: Path, shim: Path) -> None:
-    """Put the shim where `containerd_hybrid._programs` finds it in the work tree."""
-    _replace(shim, root / _PACKAGE / "_bin" / SHIM, 0o755)
+def place_programs(root: Path, built: Iterable[Path]) -> None:
+    """Put the programs where `containerd_hybrid._programs` finds them in the work tree."""
+    for program in built:
+        _replace(program, root / _PACKAGE / "_bin" / program.name, 0o755)
 
 
-def write_launcher(root: Path) -> Path:
-    """A script that runs the shim of the work tree: what an editable install has in the shim's place."""
-    launcher = root / "target" / "shim-launcher"
-    shim = shlex.quote(str(root / _PACKAGE / "_bin" / SHIM))
-    launcher.parent.mkdir(exist_ok=True)
-    launcher.write_text(f'#!/bin/sh\nexec {shim} "$@"\n')
-    return launcher
+def write_launchers(root: Path) -> list[Path]:
+    """Scripts that run the programs of the work tree: what an editable install has in their place."""
+    folder = root / "target" / "launchers"
+    folder.mkdir(parents=True, exist_ok=True)
+    launchers = [folder / name for name in PROGRAMS]
+    for launcher in launchers:
+        program = shlex.quote(str(root / _PACKAGE / "_bin" / launcher.name))
+        launcher.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+    return launchers
 
 
 def wheel_data(root: Path) -> Path:
@@ -57,18 +65,20 @@ def wheel_data(root: Path) -> Path:
     return folder
 
 
-def lay_wheel_data(root: Path, shim: Path) -> None:
+def lay_wheel_data(root: Path, scripts: Iterable[Path]) -> None:
     """Lay the wheel's data folder anew: `scripts/` and `data/share/containerd-hybrid/`."""
     target = wheel_data(root)
     shutil.rmtree(target)
-    _replace(shim, target / "scripts" / SHIM, 0o755)
+    for script in scripts:
+        _replace(script, target / "scripts" / script.name, 0o755)
     for source in sorted((root / "share").rglob("*")):
         if source.is_file():
             _replace(source, target / "data" / "share" / source.relative_to(root / "share"), 0o644)
 
 
-def _cargo_build(root: Path, package: str, profile: str, locked: bool) -> Iterator[dict[str, Any]]:
-    command = ["cargo", "build", "--package", package, "--profile", profile]
+def _cargo_build(root: Path, packages: Iterable[str], profile: str, locked: bool) -> Iterator[dict[str, Any]]:
+    command = ["cargo", "build", "--profile", profile]
+    command += (f"--package={package}" for package in packages)
     command += ["--message-format", "json-render-diagnostics"]
     if locked:
         command.append("--locked")

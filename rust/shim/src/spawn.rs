@@ -31,12 +31,21 @@ pub fn raise_file_limit() {
     }
 }
 
+/// The limit (soft, hard) before it was raised, if it was.
+pub fn original_file_limit() -> Option<(u64, u64)> {
+    FILE_LIMIT
+        .get()
+        .map(|limit| (limit.rlim_cur, limit.rlim_max))
+}
+
 /// Descriptors meant for a child are first moved to this number or above, so that putting them in
 /// their places can never overwrite one of them.
 const LIFTED: RawFd = 64;
 
 pub struct Spawn {
     program: PathBuf,
+    /// The program's file, if it is not to be opened by its path.
+    image: Option<OwnedFd>,
     args: Vec<CString>,
     env: Vec<CString>,
     fds: Vec<(RawFd, OwnedFd)>,
@@ -55,6 +64,7 @@ impl Spawn {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             program: find(program)?,
+            image: None,
             args: vec![CString::new(program)?],
             env,
             fds: Vec::new(),
@@ -93,6 +103,12 @@ impl Spawn {
         self.env
             .retain(|entry| !entry.as_bytes().starts_with(prefix.as_bytes()));
         self.env.push(CString::new(prefix + value)?);
+        Ok(self)
+    }
+
+    /// Executes this file (no script) in the place of what the program's path leads to.
+    pub fn image(&mut self, file: impl AsFd) -> io::Result<&mut Self> {
+        self.image = Some(rustix::io::fcntl_dupfd_cloexec(file, LIFTED)?);
         Ok(self)
     }
 
@@ -213,7 +229,28 @@ impl Spawn {
                     return *libc::__errno_location();
                 }
             }
-            libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+            // Whatever somebody left open for this process is not the child's.
+            let highest = self
+                .fds
+                .iter()
+                .fold(2, |most, (target, _)| most.max(*target));
+            libc::syscall(
+                libc::SYS_close_range,
+                highest as libc::c_uint + 1,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+            match &self.image {
+                None => libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()),
+                Some(file) => libc::syscall(
+                    libc::SYS_execveat,
+                    file.as_raw_fd(),
+                    c"".as_ptr(),
+                    argv.as_ptr(),
+                    envp.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                ) as libc::c_int,
+            };
             *libc::__errno_location()
         }
     }

@@ -20,8 +20,7 @@ use crate::log::{self, warn};
 use crate::mounts;
 use crate::options;
 use crate::proto::containerd::task::v3::DeleteResponse;
-use crate::runtime::cli::CliRuntime;
-use crate::runtime::{Call, Result as RuntimeResult, Runtime, RuntimeError};
+use crate::runtime::{self, Call, Result as RuntimeResult, RuntimeError};
 
 /// How long the runtime may take.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
@@ -50,8 +49,8 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     match options::load(&bundle) {
         Err(e) => warn!("options of {}: {e}", flags.id),
         Ok(options) => {
-            let runtime = CliRuntime::new(&options, &flags.namespace, &bundle);
-            if runtime.may_know(&flags.id)
+            let runtime = runtime::that_knows(&flags.id, &options, &flags.namespace, &bundle);
+            if let Some(runtime) = runtime
                 && let Err(e) = within(runtime.delete(&flags.id, true), RUNTIME_LIMIT)
                 && !e.mentions("does not exist")
             {

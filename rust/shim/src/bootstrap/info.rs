@@ -21,24 +21,14 @@ pub fn run() -> Result<(), String> {
         bytes => Some(Any::decode(bytes).map_err(|e| format!("runtime options on stdin: {e}"))?),
     };
     let decoded = options::decode(asked.as_ref()).map_err(|e| e.message)?;
-    let binary = if decoded.binary_name.is_empty() {
-        "runc"
-    } else {
-        &decoded.binary_name
+    let features = match decoded.binary_name.as_str() {
+        "" => Some(::runtime::features().to_string().into_bytes()),
+        binary => features_of(binary)?,
     };
-    let path = spawn::find(binary)
-        .map_err(|e| format!("failed to look up the path of {binary:?}: {e}"))?;
-    // Not every runtime has the command.
-    let features = std::process::Command::new(path)
-        .arg("features")
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .filter(|output| serde_json::from_slice::<serde_json::Value>(&output.stdout).is_ok())
-        .map(|output| Any {
-            type_url: FEATURES_TYPE.into(),
-            value: output.stdout,
-        });
+    let features = features.map(|value| Any {
+        type_url: FEATURES_TYPE.into(),
+        value,
+    });
     let info = RuntimeInfo {
         name: crate::RUNTIME_NAME.into(),
         version: Some(RuntimeVersion {
@@ -52,4 +42,18 @@ pub fn run() -> Result<(), String> {
     std::io::stdout()
         .write_all(&info.encode_to_vec())
         .map_err(|e| format!("stdout: {e}"))
+}
+
+/// What the program prints; nothing if it does not have the command, as not every runtime does.
+fn features_of(binary: &str) -> Result<Option<Vec<u8>>, String> {
+    let path = spawn::find(binary)
+        .map_err(|e| format!("failed to look up the path of {binary:?}: {e}"))?;
+    let output = std::process::Command::new(path)
+        .arg("features")
+        .output()
+        .ok();
+    Ok(output
+        .filter(|output| output.status.success())
+        .map(|output| output.stdout)
+        .filter(|text| serde_json::from_slice::<serde_json::Value>(text).is_ok()))
 }

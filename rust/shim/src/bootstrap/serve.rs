@@ -3,17 +3,20 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::rc::Rc;
 
 use super::socket::{self, Made};
 use crate::events::{Publisher, Route};
 use crate::flags::Flags;
 use crate::log::{self, error};
 use crate::reaper;
-use crate::runtime::cli::CliRuntime;
+use crate::runtime;
 use crate::shim::Shim;
 
 pub fn run(flags: &Flags) -> Result<(), String> {
+    // As `start` executes it, it is protected already.
+    ::runtime::protect::reexec().map_err(|e| e.message)?;
+    // The protected program is called like its descriptor otherwise.
+    let _ = rustix::thread::set_name(c"containerd-shim");
     let listener = listener(flags)?;
     log::init(flags.debug, Some("log"));
     std::panic::set_hook(Box::new(|info| error!("{info}")));
@@ -22,8 +25,9 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     reaper::become_subreaper().map_err(|e| format!("subreaper: {e}"))?;
 
     let namespace = flags.namespace.clone();
-    let make_runtime: crate::runtime::Factory =
-        Box::new(move |options, bundle| Rc::new(CliRuntime::new(options, &namespace, bundle)));
+    let make_runtime: runtime::Factory =
+        Box::new(move |options, bundle| runtime::make(options, &namespace, bundle));
+    ::runtime::log::to(|text| log::warn!("{text}"));
     let shim = Shim::new(&flags.namespace, Publisher::new(route(flags)), make_runtime)
         .map_err(|e| format!("event loop: {e}"))?;
     log::debug!("serving {} in {}", flags.id, flags.namespace);

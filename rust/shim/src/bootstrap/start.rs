@@ -74,6 +74,8 @@ fn launch(
     listener: &UnixListener,
     bundle: &Path,
 ) -> Result<i32, String> {
+    // The processes of containers are copies of the shim until they execute their programs.
+    let protected = ::runtime::protect::protected().map_err(|e| e.message)?;
     let start = || -> std::io::Result<i32> {
         let program = std::env::current_exe()?;
         let mut spawn = Spawn::new(&program.to_string_lossy())?;
@@ -86,6 +88,8 @@ fn launch(
             spawn.arg("-debug")?;
         }
         spawn.set_env("TTRPC_ADDRESS", &params.ttrpc_address)?;
+        spawn.set_env(::runtime::protect::MARK, "1")?;
+        spawn.image(&protected)?;
         spawn.core_scheduling(std::env::var("SCHED_CORE").is_ok_and(|v| !v.is_empty()));
         spawn.new_session().fd(3, listener.as_fd())?;
         spawn.spawn()

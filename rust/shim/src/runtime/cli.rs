@@ -27,7 +27,7 @@ pub struct CliRuntime {
     root: PathBuf,
     bundle: PathBuf,
     log: PathBuf,
-    systemd_cgroup: bool,
+    globals: Vec<&'static str>,
 }
 
 impl CliRuntime {
@@ -44,8 +44,27 @@ impl CliRuntime {
             root: Path::new(&or(&options.root, DEFAULT_ROOT)).join(namespace),
             bundle: bundle.into(),
             log: bundle.join("log.json"),
-            systemd_cgroup: options.systemd_cgroup,
+            globals: match options.systemd_cgroup {
+                true => vec!["--systemd-cgroup"],
+                false => Vec::new(),
+            },
         }
+    }
+
+    /// A program by its path, with the folder that its states are in.
+    pub fn of_program(binary: &str, root: &Path, bundle: &Path) -> Self {
+        Self {
+            binary: binary.into(),
+            root: root.into(),
+            bundle: bundle.into(),
+            log: bundle.join("log.json"),
+            globals: Vec::new(),
+        }
+    }
+
+    /// A flag in front of every command.
+    pub fn add_global(&mut self, flag: &'static str) {
+        self.globals.push(flag);
     }
 
     /// Whether the runtime may have anything of this container. Its state folder has an entry that
@@ -67,9 +86,7 @@ impl CliRuntime {
             .arg("--log")?
             .arg(&self.log)?;
         spawn.args(["--log-format", "json"])?;
-        if self.systemd_cgroup {
-            spawn.arg("--systemd-cgroup")?;
-        }
+        spawn.args(&self.globals)?;
         // A half-made container of a dead shim is cleaned up by `delete`: nobody else may still be
         // making it then.
         spawn.kill_with_parent();

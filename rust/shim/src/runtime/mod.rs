@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod console;
+pub mod embedded;
 mod error_log;
 #[cfg(test)]
 pub mod fake;
@@ -140,3 +141,32 @@ pub trait Runtime {
 
 /// Makes the runtime for a bundle, as the container's options ask for it.
 pub type Factory = Box<dyn Fn(&Options, &Path) -> Rc<dyn Runtime>>;
+
+/// The program that is named, else the runtime of this process.
+pub fn make(options: &Options, namespace: &str, bundle: &Path) -> Rc<dyn Runtime> {
+    if options.binary_name.is_empty() {
+        Rc::new(embedded::Embedded::new(options, namespace, bundle))
+    } else {
+        Rc::new(cli::CliRuntime::new(options, namespace, bundle))
+    }
+}
+
+/// As [`make`], for a container of a shim that is gone; nothing if no runtime has anything of it.
+pub fn that_knows(
+    id: &str,
+    options: &Options,
+    namespace: &str,
+    bundle: &Path,
+) -> Option<Rc<dyn Runtime>> {
+    if options.binary_name.is_empty() {
+        let embedded = embedded::Embedded::new(options, namespace, bundle);
+        if embedded.may_know(id) {
+            return Some(Rc::new(embedded));
+        }
+    }
+    // Shims up to version 0.1 ran runc where no program was named.
+    let program = cli::CliRuntime::new(options, namespace, bundle);
+    program
+        .may_know(id)
+        .then(|| Rc::new(program) as Rc<dyn Runtime>)
+}
