@@ -1,7 +1,8 @@
 """The Rust half of the package (``rust/native``): what touches every byte or makes many system calls.
 
-Every function blocks, so the daemon calls it in a thread; none holds the GIL while it works, and none
-keeps or closes a descriptor it is given. Exceptions are those of ``containerd_hybrid.errors``. Beside
+Every function blocks, so the daemon calls it in a thread, and none holds the GIL while it works; only
+those of FrontConnection, which wait for nothing, are for the event loop and hold it. None keeps or
+closes a descriptor it is given. Exceptions are those of ``containerd_hybrid.errors``. Beside
 those named with a function, each raises by the kernel's answer: NotFoundError, PermissionDeniedError,
 ResourceExhaustedError (disk, quota, memory, descriptors), UnavailableError (busy), FailedPreconditionError
 (read-only file system), DataLossError (input/output error), UnimplementedError (this kernel cannot),
@@ -14,7 +15,7 @@ Sizes and offsets are bytes. Digests are text, ``sha256:…``.
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TypeAlias, final
+from typing import Any, Self, TypeAlias, final
 
 from typing_extensions import Buffer
 
@@ -22,6 +23,8 @@ __all__ = [
     "AppliedLayer",
     "CancelToken",
     "DiffedLayer",
+    "FrontConnection",
+    "FrontRoutes",
     "Ingest",
     "MountInfo",
     "Pattern",
@@ -368,3 +371,72 @@ class Pattern:
     def __new__(cls, pattern: str) -> Pattern: ...
     def matches(self, text: str) -> bool:
         """Whether it matches anywhere in the text. What is no Unicode text (a lone surrogate) has no match."""
+
+@final
+class FrontRoutes:
+    """The methods of a gRPC server: path, and whether the caller sends a stream of messages.
+
+    A method's place in the list is its number.
+    """
+
+    def __new__(cls, methods: list[tuple[str, bool]]) -> Self: ...
+
+@final
+class FrontConnection:
+    """The serving side of one HTTP/2 connection with gRPC calls, without I/O (the crate ``front``).
+
+    Events are tuples:
+
+    - ``(0, stream, method, metadata, timeout, message, compressed)``: a call begins; ``message`` is
+      None when the caller sends a stream of them; ``timeout`` in seconds or None
+    - ``(1, stream, path)``: a call of an unknown path, to be finished
+    - ``(2, stream, message, compressed)``: one message of a stream
+    - ``(3, stream)``: no more messages will come
+    - ``(4, stream)``: the call is over; when its handler has ended, ``forget`` is to be called
+    - ``(5, stream)``: more can be sent after ``send`` was True
+    - ``(6, reason)``: the connection is over; what ``output`` gives is still to be sent
+    """
+
+    def __new__(cls, routes: FrontRoutes, max_receive: int) -> Self: ...
+    def feed(self, buffer: bytearray, length: int, now: float) -> list[tuple[Any, ...]]:
+        """Take the first ``length`` bytes of ``buffer``, which arrived at ``now`` (monotonic seconds)."""
+
+    def respond(
+        self,
+        stream: int,
+        message: bytes,
+        initial: list[tuple[str, str]] | None = None,
+        trailing: list[tuple[str, str]] | None = None,
+    ) -> None:
+        """Finish a call with one message and the status OK."""
+
+    def send(self, stream: int, message: bytes, initial: list[tuple[str, str]] | None = None) -> bool:
+        """Queue a message; True when the next should wait for the event 5."""
+
+    def finish(
+        self,
+        stream: int,
+        code: int,
+        message: str,
+        initial: list[tuple[str, str]] | None = None,
+        trailing: list[tuple[str, str]] | None = None,
+    ) -> None:
+        """End a call with a status, after what was sent."""
+
+    def consumed(self, stream: int, length: int) -> None:
+        """Grant the peer ``length`` bytes more of messages."""
+
+    def forget(self) -> None:
+        """The handler of a call that was over has ended."""
+
+    def drain(self) -> None:
+        """Take no new calls, and tell the peer."""
+
+    def output(self, limit: int) -> tuple[bytes, list[tuple[Any, ...]]]:
+        """About ``limit`` bytes to write, none when nothing can be sent now; and events."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""

@@ -1,4 +1,6 @@
-"""Serves method tables over gRPC with grpc.aio. Nothing else on the serving side knows grpc.
+"""Serves method tables over gRPC with grpc.aio, when configured; ``front`` is the default.
+
+Nothing else on the serving side knows grpc.
 
 Handlers see messages and a :class:`CallContext`; here bytes become messages, errors a status, and
 the end of a caller the cancellation of its handler's task. Status texts for what is not there are
@@ -12,7 +14,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from containerd_hybrid.errors import HybridError, InternalError, UnavailableError
 from containerd_hybrid.rpc import sockets
 from containerd_hybrid.rpc.api import CallContext, Kind, Method, Service
+from containerd_hybrid.rpc.endpoints import STOPPING, WAITING, TcpEndpoint, UnixEndpoint, unknown_path
 
 # What grpc's core writes to stderr on its own is not in our log's form, and says nothing new.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -31,37 +33,6 @@ _ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = Callable[[Any, _ServicerContext], Awaitable[Any]]
 
 _CODES = {code.name: code for code in grpc.StatusCode}
-
-# Calls that wait for something to happen, for ever if need be. A drain ends them at once, because no
-# work of theirs is lost; every other call is given time to finish.
-_WAITING = frozenset(
-    {
-        "/containerd.services.events.v1.Events/Subscribe",
-        "/containerd.services.sandbox.v1.Controller/Wait",
-        "/containerd.services.streaming.v1.Streaming/Stream",
-        "/containerd.services.tasks.v1.Tasks/Wait",
-        "/grpc.health.v1.Health/Watch",
-        "/runtime.v1.RuntimeService/GetContainerEvents",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class UnixEndpoint:
-    """A socket file of mode 0660."""
-
-    path: str
-    owner: sockets.SocketOwner
-
-
-@dataclass(frozen=True, slots=True)
-class TcpEndpoint:
-    """``host:port``, with TLS when there is a certificate, and mutual TLS with ``ca`` (all PEM)."""
-
-    address: str
-    certificate: bytes = b""
-    key: bytes = b""
-    ca: bytes = b""
 
 
 class GrpcAdaptor:
@@ -103,7 +74,7 @@ class GrpcAdaptor:
     @property
     def address(self) -> str:
         """The socket's path, or ``host:port``."""
-        return self._endpoint.path if isinstance(self._endpoint, UnixEndpoint) else self._endpoint.address
+        return str(self._endpoint)
 
     async def drain(self, timeout: float) -> None:
         """Accept nothing new, end calls that only wait, and let the others finish.
@@ -170,7 +141,7 @@ class _Calls:
     async def end_waiting(self) -> None:
         """End them and let their statuses be sent, which a server that stops may not wait for."""
         self._draining = True
-        await _end([task for task, method in self._methods.items() if method in _WAITING])
+        await _end([task for task, method in self._methods.items() if method in WAITING])
 
     async def end_all(self) -> None:
         """Cancel what is left and wait until it is undone."""
@@ -184,10 +155,10 @@ class _Calls:
         try:
             return await work
         except asyncio.CancelledError:
-            if not self._draining or method not in _WAITING:
+            if not self._draining or method not in WAITING:
                 raise
             task.uncancel()
-            raise UnavailableError("the daemon is stopping") from None
+            raise UnavailableError(STOPPING) from None
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:
@@ -214,11 +185,7 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not generic a
         return self._handlers.get(path) or self._unknown(path)
 
     def _unknown(self, path: str) -> grpc.RpcMethodHandler[Any, Any]:
-        service, _, method = path.removeprefix("/").rpartition("/")
-        if service in self._services:
-            message = f"unknown method {method} for service {service}"
-        else:
-            message = f"unknown service {service}"
+        message = unknown_path(path, self._services)
 
         async def refuse(_request: Any, context: _ServicerContext) -> None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)

@@ -1,4 +1,4 @@
-//! `containerd_hybrid._native`: thin functions over the crates `layer` and `mounts`.
+//! `containerd_hybrid._native`: thin functions over the crates `layer`, `mounts` and `front`.
 //!
 //! Every function takes descriptors instead of bytes where there are any, does its work without the
 //! GIL, and raises exceptions of `containerd_hybrid.errors`. `_native.pyi` mirrors it.
@@ -9,6 +9,7 @@ mod archive;
 mod descriptor;
 mod exceptions;
 mod failure;
+mod front;
 mod ingest;
 mod mounting;
 mod pattern;
@@ -21,6 +22,8 @@ mod _native {
     use crate::archive::{
         AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers, gzip_backend,
     };
+    #[pymodule_export]
+    use crate::front::{FrontConnection, FrontRoutes};
     #[pymodule_export]
     use crate::ingest::{Ingest, hash_file};
     #[pymodule_export]

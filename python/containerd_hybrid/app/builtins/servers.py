@@ -18,23 +18,34 @@ if TYPE_CHECKING:
     from containerd_hybrid.events.api import EventLog
     from containerd_hybrid.metrics.api import Collector
     from containerd_hybrid.rpc.api import Service
+    from containerd_hybrid.rpc.endpoints import TcpEndpoint, UnixEndpoint
+    from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
+    from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
     from containerd_hybrid.rpc.interceptors import CallMetrics
+
+
+NATIVE = "native"
+GRPCIO = "grpcio"
 
 
 @dataclass(frozen=True, slots=True)
 class GrpcConfig:
-    """``[plugins."io.containerd.server.v1.grpc"]``"""
+    """``[plugins."io.containerd.server.v1.grpc"]``
+
+    ``implementation`` is ours alone: ``native``, or ``grpcio`` for the server of gRPC's own library.
+    """
 
     address: str = DEFAULT_ADDRESS
     uid: int = os.geteuid()
     gid: int = os.getegid()
     max_recv_message_size: int = MAX_MESSAGE_SIZE
     max_send_message_size: int = MAX_MESSAGE_SIZE
+    implementation: str = NATIVE
 
 
 @dataclass(frozen=True, slots=True)
 class TcpConfig:
-    """``[plugins."io.containerd.server.v1.grpc-tcp"]``"""
+    """``[plugins."io.containerd.server.v1.grpc-tcp"]``; ``implementation`` as for the socket."""
 
     address: str = ""
     tls_ca: str = ""
@@ -43,6 +54,7 @@ class TcpConfig:
     tls_common_name: str = ""
     max_recv_message_size: int = MAX_MESSAGE_SIZE
     max_send_message_size: int = MAX_MESSAGE_SIZE
+    implementation: str = NATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +153,34 @@ def _debug(context: InitContext) -> Server:
 
 
 def _grpc(context: InitContext) -> Server:
-    from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor, UnixEndpoint
+    from containerd_hybrid.rpc.endpoints import UnixEndpoint
     from containerd_hybrid.rpc.sockets import SocketOwner
 
     config: GrpcConfig = context.config
     if not config.address:
         raise InvalidConfigError("grpc address cannot be empty")
-    adaptor = GrpcAdaptor(
-        wrapped(context, grpc_services(context)),
-        UnixEndpoint(config.address, SocketOwner(config.uid, config.gid)),
-        max_receive=config.max_recv_message_size,
-        max_send=config.max_send_message_size,
-    )
+    return _serving(context, config, UnixEndpoint(config.address, SocketOwner(config.uid, config.gid)))
+
+
+def _serving(
+    context: InitContext, config: GrpcConfig | TcpConfig, endpoint: UnixEndpoint | TcpEndpoint
+) -> Server:
+    """A gRPC server of the configured implementation, with every service."""
+    sizes = {"max_receive": config.max_recv_message_size, "max_send": config.max_send_message_size}
+    services = wrapped(context, grpc_services(context))
+    adaptor: FrontAdaptor | GrpcAdaptor
+    if config.implementation == NATIVE:
+        from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
+
+        adaptor = FrontAdaptor(services, endpoint, **sizes)
+    elif config.implementation == GRPCIO:
+        from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
+
+        adaptor = GrpcAdaptor(services, endpoint, **sizes)
+    else:
+        raise InvalidConfigError(
+            f"implementation {config.implementation!r} of the gRPC server: it is {NATIVE!r} or {GRPCIO!r}"
+        )
     context.on_close(adaptor.close)
     return adaptor
 
@@ -166,19 +194,12 @@ async def _grpc_tcp(context: InitContext) -> Server:
             f"grpc-tcp address {config.address} needs tls_cert, tls_key and tls_ca: "
             "whoever reaches an open port of a container runtime is root"
         )
-    from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor, TcpEndpoint
+    from containerd_hybrid.rpc.endpoints import TcpEndpoint
 
     certificate, key, ca = [
         await in_thread(_pem, path) for path in (config.tls_cert, config.tls_key, config.tls_ca)
     ]
-    adaptor = GrpcAdaptor(
-        wrapped(context, grpc_services(context)),
-        TcpEndpoint(config.address, certificate, key, ca),
-        max_receive=config.max_recv_message_size,
-        max_send=config.max_send_message_size,
-    )
-    context.on_close(adaptor.close)
-    return adaptor
+    return _serving(context, config, TcpEndpoint(config.address, certificate, key, ca))
 
 
 def _ttrpc(context: InitContext) -> Server:
