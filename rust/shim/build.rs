@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "runtime/bootstrap/v1/bootstrap.proto",
     // Task v2 and v3 have the same messages on the wire: one set of types serves both.
     "runtime/task/v3/shim.proto",
+    "runtime/sandbox/v1/sandbox.proto",
     "types/runc/options.proto",
     "types/runtimeoptions/v1/options.proto",
     "types/introspection.proto",

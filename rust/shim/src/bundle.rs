@@ -11,6 +11,12 @@ use serde_json::Value;
 pub const INIT_PID: &str = "init.pid";
 /// The mount point of the root file system.
 pub const ROOTFS: &str = "rootfs";
+/// Where what the root file system is made of is mounted, if it comes in parts.
+pub const PARTS: &str = "rootfs-parts";
+/// In the bundle of a sandbox that runs: its pid and cgroup, a line each.
+pub const SANDBOX: &str = "sandbox-state";
+/// A sandbox's `/dev/shm`.
+pub const SHM: &str = "shm";
 /// The shim's address, read by containerd 1.6 when it comes back.
 pub const ADDRESS: &str = "address";
 /// The serving shim's process id.
@@ -44,6 +50,18 @@ impl Spec {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
         let text = std::fs::read(&path).map_err(named)?;
         let value = serde_json::from_slice(&text).map_err(|e| named(io::Error::other(e)))?;
+        Ok(Self::parse(&value))
+    }
+
+    /// Reads it, and writes it back if `change` says that it changed something.
+    pub fn adapt(bundle: &Path, change: impl FnOnce(&mut Value) -> bool) -> io::Result<Self> {
+        let path = bundle.join("config.json");
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let text = std::fs::read(&path).map_err(named)?;
+        let mut value = serde_json::from_slice(&text).map_err(|e| named(io::Error::other(e)))?;
+        if change(&mut value) {
+            write_atomic(&path, value.to_string().as_bytes()).map_err(named)?;
+        }
         Ok(Self::parse(&value))
     }
 

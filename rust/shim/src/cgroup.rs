@@ -1,8 +1,9 @@
 //! The cgroup of a container, on machines with v1, with v2, and with both.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -109,6 +110,53 @@ pub fn join(path: &str, pid: i32) -> io::Result<()> {
         io::ErrorKind::NotFound,
         format!("cgroup {path} does not exist"),
     ))
+}
+
+/// Makes a cgroup for accounting; the files to which a process writes 0 to join it.
+pub fn make(path: &str) -> io::Result<Vec<File>> {
+    // Systemd's form is not a path, and its units are its own to make.
+    if path.contains(':') || path.ends_with(".slice") {
+        return Ok(Vec::new());
+    }
+    let relative = Path::new(path.trim_start_matches('/'));
+    if relative
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        let text = format!("cgroup {path}: no path of cgroups has .. in it");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let open = |folder: PathBuf, name: &str| {
+        std::fs::create_dir_all(&folder)?;
+        File::options().write(true).open(folder.join(name))
+    };
+    if is_unified() {
+        let mut above = PathBuf::from(ROOT);
+        for part in relative {
+            // What is not to be had, or is on already, is no reason to have nothing.
+            for controller in ["cpu", "memory", "pids", "io"] {
+                let _ = std::fs::write(
+                    above.join("cgroup.subtree_control"),
+                    format!("+{controller}"),
+                );
+            }
+            above.push(part);
+        }
+        return Ok(vec![open(above, "cgroup.procs")?]);
+    }
+    let mut files = Vec::new();
+    // One folder a hierarchy, which several names may lead to.
+    let mut known = Vec::new();
+    for controller in ["memory", "cpuacct", "pids", "blkio"] {
+        if let Ok(hierarchy) = Path::new(ROOT).join(controller).canonicalize()
+            && hierarchy.join("tasks").exists()
+            && !known.contains(&hierarchy)
+        {
+            files.push(open(hierarchy.join(relative), "tasks")?);
+            known.push(hierarchy);
+        }
+    }
+    Ok(files)
 }
 
 /// Removes the cgroups of a container whose runtime was killed before it knew them, or after it had

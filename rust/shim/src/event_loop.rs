@@ -39,6 +39,10 @@ pub enum Timer {
     PublishRetry,
     PublishTimeout,
     Accept,
+    /// A sandbox's members have had the time they were given to end.
+    SandboxKill,
+    /// They did not end, or could not be deleted.
+    SandboxGiveUp,
     /// Nothing to supervise and nobody connected: leave.
     Idle,
     /// Give freed memory back once things are quiet.

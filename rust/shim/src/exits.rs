@@ -140,7 +140,9 @@ impl Shim {
         for step in steps {
             self.defer(step);
         }
-        if !is_init {
+        if is_init {
+            self.sandbox_progress();
+        } else {
             self.exec_is_gone(&name);
         }
     }

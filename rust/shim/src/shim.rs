@@ -18,6 +18,7 @@ use crate::events::Publisher;
 use crate::log::{debug, error, info, warn};
 use crate::process::{Phase, Process, ProcessId};
 use crate::runtime::Factory;
+use crate::sandbox::Sandbox;
 use crate::stdio::logger::Starting;
 use crate::streams::RunningPump;
 use crate::ttrpc::Status;
@@ -46,6 +47,7 @@ pub struct Shim {
     pub containers: BTreeMap<String, Container>,
     /// Ids of containers that are being made.
     pub creating: BTreeSet<String>,
+    pub sandbox: Option<Sandbox>,
     pub processes: BTreeMap<ProcessId, Process>,
     /// Live processes of containers by pid.
     pub pids: BTreeMap<i32, ProcessId>,
@@ -76,6 +78,7 @@ impl Shim {
             publisher,
             containers: BTreeMap::new(),
             creating: BTreeSet::new(),
+            sandbox: None,
             processes: BTreeMap::new(),
             pids: BTreeMap::new(),
             pumps: BTreeMap::new(),
@@ -166,6 +169,7 @@ impl Shim {
                 self.publisher.on_timer(&mut self.events, timer);
                 self.drive_publisher();
             }
+            Timer::SandboxKill | Timer::SandboxGiveUp => self.on_sandbox_timer(timer),
             Timer::Accept => self.server.accept(&mut self.events),
             Timer::Idle => {
                 self.idle_timer = None;
@@ -223,6 +227,9 @@ impl Shim {
     fn forget_waiters(&mut self, gone: impl Fn(ReplyKey) -> bool) {
         for p in self.processes.values_mut() {
             p.waiters.retain(|waiter| !gone(waiter.key()));
+        }
+        if let Some(sandbox) = &mut self.sandbox {
+            sandbox.waiters.retain(|waiter| !gone(waiter.key()));
         }
     }
 
@@ -306,7 +313,8 @@ impl Shim {
     }
 
     fn is_idle(&self) -> bool {
-        self.is_empty() && !self.server.has_connections()
+        let kept = self.sandbox.as_ref().is_some_and(|s| !s.is_over());
+        !kept && self.is_empty() && !self.server.has_connections()
     }
 
     fn watch_idleness(&mut self) {

@@ -26,6 +26,8 @@ use crate::runtime::{self, Call, Result as RuntimeResult, RuntimeError};
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
 /// How long a dying shim may take.
 const DEATH_LIMIT: Duration = Duration::from_millis(500);
+/// How long a sandbox's shim may take to end its members and itself.
+const SANDBOX_LIMIT: Duration = Duration::from_secs(3);
 /// How long the processes of a leftover cgroup may take to end.
 const LEFTOVER_LIMIT: Duration = Duration::from_millis(300);
 /// What a process ends with that was killed with its shim.
@@ -41,9 +43,14 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     let bundle = cwd.parent().unwrap_or(Path::new("/")).join(&flags.id);
     let bundle = if bundle.is_dir() { bundle } else { cwd };
 
+    let sandbox = std::fs::read_to_string(bundle.join(bundle::SANDBOX)).ok();
+    if sandbox.is_some() {
+        // Nobody deletes a sandbox that is to go on: its shim is dead, or about to be.
+        await_death(&bundle, SANDBOX_LIMIT);
+    }
     let socket = dead_socket(&bundle);
     if socket.is_some() {
-        await_death(&bundle);
+        await_death(&bundle, DEATH_LIMIT);
     }
     let pid = bundle::read_pid(&bundle.join(bundle::INIT_PID)).unwrap_or(0);
     match options::load(&bundle) {
@@ -62,11 +69,17 @@ pub fn run(flags: &Flags) -> Result<(), String> {
             }
         }
     }
-    if let Err(e) = mounts::unmount_all(&bundle.join(bundle::ROOTFS)) {
+    if let Err(e) = mounts::unmount_rootfs(&bundle) {
         warn!("failed to cleanup rootfs mount: {e}");
+    }
+    if let Err(e) = mounts::unmount_all(&bundle.join(bundle::SHM)) {
+        warn!("failed to cleanup the sandbox's shm: {e}");
     }
     if let Ok(spec) = bundle::Spec::read(&bundle) {
         cgroup::remove_leftover(&spec.cgroups_path, &flags.id, LEFTOVER_LIMIT);
+    }
+    if let Some(cgroup) = sandbox.as_ref().and_then(|state| state.lines().nth(1)) {
+        cgroup::remove_leftover(cgroup, &flags.id, LEFTOVER_LIMIT);
     }
     // A shim that was killed could not remove it.
     if let Some(path) = socket {
@@ -139,11 +152,11 @@ fn dead_socket(bundle: &Path) -> Option<PathBuf> {
 
 /// Waits until a dying shim is gone. Its socket closes early in its death, the runtime programs it
 /// was running are killed late in it; before that they could go on making what is cleaned up here.
-fn await_death(bundle: &Path) {
+fn await_death(bundle: &Path, limit: Duration) {
     let Ok(pid) = bundle::read_pid(&bundle.join(bundle::SHIM_PID)) else {
         return;
     };
-    let deadline = Instant::now() + DEATH_LIMIT;
+    let deadline = Instant::now() + limit;
     let lives = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let state = stat

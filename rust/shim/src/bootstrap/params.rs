@@ -58,7 +58,7 @@ impl Params {
             && params.instance_id == flags.id
             && params.namespace == flags.namespace
         {
-            return Self::from_message(params, flags);
+            return Self::from_message(params, flags, env);
         }
         let options = match input {
             [] => Options::default(),
@@ -87,7 +87,11 @@ impl Params {
         })
     }
 
-    fn from_message(params: BootstrapParams, flags: &crate::flags::Flags) -> Result<Self, Status> {
+    fn from_message(
+        params: BootstrapParams,
+        flags: &crate::flags::Flags,
+        env: Environment,
+    ) -> Result<Self, Status> {
         let mut decoded = Options::default();
         for any in params
             .extensions
@@ -104,7 +108,11 @@ impl Params {
             answer: Answer::Message,
             debug: flags.debug || params.log_level <= LogLevel::Debug as i32,
             grpc_address: params.containerd_grpc_address,
-            ttrpc_address: params.containerd_ttrpc_address,
+            // A caller may still say it the older way only.
+            ttrpc_address: match params.containerd_ttrpc_address {
+                address if address.is_empty() => env.ttrpc_address,
+                address => address,
+            },
             containerd_binary: params.containerd_binary,
             socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()),
         })

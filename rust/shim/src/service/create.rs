@@ -1,11 +1,11 @@
 //! Create: mounts, streams, logging program, runtime, in that order; undone in the reverse.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::bundle::{self, Spec};
+use crate::bundle::Spec;
 use crate::cgroup::{self, Cgroup};
 use crate::container::{Checkpoint, Container, KillAll};
 use crate::event_names as names;
@@ -16,6 +16,7 @@ use crate::process::{Phase, Process};
 use crate::proto::containerd::events::{TaskCreate, TaskIo};
 use crate::proto::containerd::task::v3::{CreateTaskRequest, CreateTaskResponse};
 use crate::runtime::{CreateRequest, ProcessIo, Runtime, RuntimeError, Started};
+use crate::sandbox::member::{self, Shared};
 use crate::shim::Shim;
 use crate::stdio::{Prepared, Stdio};
 use crate::ttrpc::Status;
@@ -75,7 +76,19 @@ impl Shim {
         let bundle = PathBuf::from(&request.bundle);
         let failed =
             |what: &str, e: &dyn std::fmt::Display| Status::unknown(format!("{what}: {e}"));
-        let spec = Spec::read(&bundle).map_err(|e| failed("bundle", &e))?;
+        let shared = match &self.sandbox {
+            Some(sandbox) if sandbox.is_ready() => Some(Shared::of(sandbox)),
+            Some(sandbox) => {
+                let text = format!("container {id}: its sandbox {} does not run", sandbox.id);
+                return Err(Status::failed_precondition(text));
+            }
+            None => None,
+        };
+        let spec = Spec::adapt(&bundle, |spec| {
+            let joins = shared.as_ref().is_some_and(|shared| shared.adapt(spec));
+            member::adapt_sockets(spec) || joins
+        })
+        .map_err(|e| failed("bundle", &e))?;
         options::save(&bundle, &options).map_err(|e| failed("options", &e))?;
         let stdio = Stdio {
             stdin: request.stdin.clone(),
@@ -87,7 +100,7 @@ impl Shim {
             .map_err(|e| failed("failed to create init process I/O", &e))?;
         let mounted = !request.rootfs.is_empty();
         if mounted {
-            mount_rootfs(&request, &bundle)
+            mounts::mount_rootfs(&request.rootfs, &bundle)
                 .map_err(|e| failed("failed to mount rootfs component", &e))?;
         }
         let runtime = (self.make_runtime)(&options, &bundle);
@@ -254,20 +267,10 @@ impl Shim {
         self.creating.remove(&draft.request.id);
         self.discard_logger(draft.logger);
         if draft.mounted
-            && let Err(e) = mounts::unmount_all(&draft.bundle.join(bundle::ROOTFS))
+            && let Err(e) = mounts::unmount_rootfs(&draft.bundle)
         {
             warn!("failed to cleanup rootfs mount: {e}");
         }
         self.refuse(reply, status);
     }
-}
-
-fn mount_rootfs(request: &CreateTaskRequest, bundle: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let rootfs = bundle.join(crate::bundle::ROOTFS);
-    match std::fs::DirBuilder::new().mode(0o711).create(&rootfs) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    mounts::mount_all(&request.rootfs, &rootfs)
 }

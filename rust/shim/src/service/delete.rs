@@ -97,7 +97,7 @@ impl Shim {
         if let Some(container) = self.containers.get_mut(&request.id)
             && container.mounted
         {
-            match mounts::unmount_all(&container.bundle.join(bundle::ROOTFS)) {
+            match mounts::unmount_rootfs(&container.bundle) {
                 Ok(()) => container.mounted = false,
                 Err(e) => {
                     warn!("failed to cleanup rootfs mount: {e}");
@@ -128,6 +128,7 @@ impl Shim {
         };
         self.publish(names::DELETE, names::TASK_DELETE, &event);
         self.answer(reply, &response);
+        self.sandbox_progress();
     }
 
     fn delete_response(&self, id: ProcessId) -> DeleteResponse {

@@ -1,4 +1,5 @@
-//! The task service: `containerd.task.v2.Task` and `containerd.task.v3.Task`, one implementation.
+//! The task service: `containerd.task.v2.Task` and `containerd.task.v3.Task`, one implementation;
+//! and the sandbox service ([`sandbox`]).
 //!
 //! The two versions have the same messages on the wire. Each operation has its file; each ends in
 //! exactly one answer to its [`Reply`].
@@ -11,6 +12,7 @@ mod io;
 mod kill;
 mod pause;
 mod pids;
+mod sandbox;
 mod start;
 mod state;
 #[cfg(test)]
@@ -40,6 +42,9 @@ impl Shim {
             payload,
         } = call;
         debug!("{service}/{method}");
+        if service == sandbox::SERVICE {
+            return self.dispatch_sandbox(reply, &method, &payload);
+        }
         if !SERVICES.contains(&service.as_str()) {
             let status = Status::new(Code::Unimplemented, format!("service {service}"));
             return self.refuse(reply, status);
@@ -62,10 +67,7 @@ impl Shim {
             "Stats" => self.call(reply, &payload, Self::stats),
             "Connect" => self.call(reply, &payload, Self::connect),
             "Shutdown" => self.call(reply, &payload, Self::shutdown),
-            _ => self.refuse(
-                reply,
-                Status::new(Code::Unimplemented, format!("method {method}")),
-            ),
+            _ => self.refuse(reply, no_method(&method)),
         }
     }
 
@@ -123,7 +125,8 @@ impl Shim {
 
     /// Leaves if nothing is left to supervise.
     fn shutdown(&mut self, _: v3::ShutdownRequest, reply: Reply) {
-        if self.is_empty() {
+        // A sandbox outlives its members; it has its own way to end.
+        if self.is_empty() && self.sandbox.is_none() {
             self.leave();
         }
         self.answer(reply, &());
@@ -141,4 +144,8 @@ impl Shim {
             Err(status) => self.refuse(reply, status),
         }
     }
+}
+
+fn no_method(method: &str) -> Status {
+    Status::new(Code::Unimplemented, format!("method {method}"))
 }

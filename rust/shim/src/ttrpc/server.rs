@@ -33,6 +33,14 @@ pub struct Reply {
 pub type ReplyKey = (u32, u32);
 
 impl Reply {
+    /// For an operation that nobody asked for: the answer is dropped. Connections count from 1.
+    pub fn to_nobody() -> Self {
+        Self {
+            connection: 0,
+            stream: 0,
+        }
+    }
+
     pub fn key(&self) -> ReplyKey {
         (self.connection, self.stream)
     }

@@ -4,6 +4,7 @@ mod exec;
 mod exits;
 mod lifecycle;
 mod refusals;
+mod sandbox;
 mod streams;
 
 use std::io::{Read, Write};
