@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIENT = ROOT / "python" / "containerd_hybrid" / "client"
 TARGET = CLIENT / "sync.py"
 # Bottom first: a class that makes another one comes after it.
-SOURCES = ("process", "container", "images", "containers", "garbage", "client")
+SOURCES = ("process", "container", "images", "containers", "garbage", "daemon", "client")
 PACKAGE = "containerd_hybrid.client"
 WIDTH = 110
 HEADER = '"""The library without async. Derived by tools/derive_sync.py; edit the async classes instead."""'

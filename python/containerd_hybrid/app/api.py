@@ -25,7 +25,7 @@ ConfigClass: TypeAlias = type[Any]
 
 
 class PluginType(enum.StrEnum):
-    """containerd's plug-in types, by the names that its configuration and introspection use; and one of ours."""
+    """containerd's plug-in types, by the names that its configuration and introspection use. One is ours."""
 
     CONTENT = "io.containerd.content.v1"
     IMAGE_VERIFIER = "io.containerd.image-verifier.v1"
@@ -196,7 +196,88 @@ class SeenDeprecations(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """A place that says what a key's value is; ``line`` is 0 where it is not known, ``value`` is TOML."""
+
+    place: str
+    line: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExplanation:
+    """A key, its value and default as TOML, and who gave it: the last of them. No sources: the default."""
+
+    key: str
+    value: str
+    default: str
+    sources: tuple[KeySource, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredKey:
+    """A key (or table) that a file has and nothing reads."""
+
+    key: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigExplanation:
+    """Some keys; ``files`` in the order in which they were read, where a later one overrides."""
+
+    keys: tuple[KeyExplanation, ...]
+    files: tuple[str, ...]
+    ignored: tuple[IgnoredKey, ...] = ()
+
+
+class ConfigExplainer(Protocol):
+    """Knows where the configuration in force comes from."""
+
+    def explain(self, key: str) -> ConfigExplanation:
+        """A key, or all below a table; an empty key is everything.
+
+        Raises:
+            InvalidArgumentError: it is no key.
+            NotFoundError: there is none of that name, not even one that is ignored.
+        """
+        ...
+
+    def setting(self, *path: str) -> Any:
+        """The value of one key, None when there is none."""
+        ...
+
+
 class PluginCatalog(Protocol):
-    """The plug-ins of this daemon, for introspection."""
+    """The plug-ins of this daemon, for introspection, and what it is configured by."""
+
+    @property
+    def explainer(self) -> ConfigExplainer: ...
 
     def statuses(self) -> Sequence[PluginStatus]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInfo:
+    """What a daemon is made of and stands on; names to paths, versions or whether it is there."""
+
+    version: str
+    api_version: str
+    revision: str
+    libraries: Mapping[str, str]
+    kernel: str
+    architecture: str
+    cgroups: str
+    kernel_features: Mapping[str, bool]
+    implementations: Mapping[str, str]
+    runtimes: Mapping[str, str]
+    root: str
+    state: str
+
+
+class SystemInformer(Protocol):
+    """Looks at the machine and the program."""
+
+    async def info(self) -> SystemInfo: ...

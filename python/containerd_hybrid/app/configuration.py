@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from containerd_hybrid.app.api import Addresses, Plugin
-from containerd_hybrid.app.config.bind import Binder, unbind
+from containerd_hybrid.app.config.explain import Explainer, command_line, complete
 from containerd_hybrid.app.config.load import Loader
 from containerd_hybrid.app.config.model import (
     DEFAULT_ADDRESS,
@@ -44,13 +44,24 @@ def load(options: Options, plugins: Sequence[Plugin]) -> tuple[Config, Warnings]
     Raises:
         InvalidConfigError: see :meth:`Loader.load`.
     """
+    explainer = load_explained(options, plugins)
+    return explainer.config, list(map(_mutable, explainer.warnings))
+
+
+def load_explained(options: Options, plugins: Sequence[Plugin]) -> Explainer:
+    """The configuration in force with where it comes from.
+
+    Raises:
+        InvalidConfigError: see :meth:`Loader.load`.
+    """
     loader = Loader(
         {plugin.uri: plugin.config for plugin in plugins if plugin.config is not None},
         [plugin.uri for plugin in plugins],
     )
     path = Path(options.file)
     config = loader.load(path) if options.file_given or path.exists() else Config()
-    return with_options(config, options), loader.warnings
+    final = with_options(config, options)
+    return Explainer(final, plugins, loader.layers, loader.warnings, command_line(config, final))
 
 
 def with_options(config: Config, options: Options) -> Config:
@@ -79,19 +90,16 @@ def addresses(config: Config) -> Addresses:
 
 def dump(config: Config, plugins: Sequence[Plugin]) -> str:
     """The configuration as TOML, with every key of every plug-in."""
-    binder = Binder()
-    tables = {name: unbind(table) for name, table in config.plugins.items()}
-    for plugin in plugins:
-        if plugin.config is not None:
-            bound = binder.bind(plugin.config, config.plugins.get(plugin.uri, {}), plugin.uri)
-            tables[plugin.uri] = unbind(bound)
-    document = unbind(config)
-    document["plugins"] = dict(sorted(tables.items()))
+    document = complete(config, plugins)
     for name in ("timeouts", "stream_processors", "proxy_plugins"):
         document[name] = dict(sorted(document[name].items()))
     if not document["proxy_plugins"]:
         del document["proxy_plugins"]
     return render(document)
+
+
+def _mutable(warning: tuple[str, Mapping[str, str]]) -> tuple[str, dict[str, str]]:
+    return warning[0], dict(warning[1])
 
 
 def warn(warnings: Warnings) -> None:

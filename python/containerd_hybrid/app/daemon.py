@@ -17,8 +17,9 @@ from typing import Any
 
 from containerd_hybrid.app import logs, process, stacks
 from containerd_hybrid.app.api import Plugin, PluginType, Server
+from containerd_hybrid.app.config.explain import Explainer
 from containerd_hybrid.app.config.model import Config
-from containerd_hybrid.app.configuration import Warnings, addresses, warn
+from containerd_hybrid.app.configuration import addresses, warn
 from containerd_hybrid.app.notify import READY, STOPPING, Notifier
 from containerd_hybrid.app.plugins import PluginGraph
 from containerd_hybrid.errors import HybridError
@@ -39,12 +40,14 @@ class Daemon:
         plugins: Sequence[Plugin],
         *,
         essential: Collection[str] = (),
-        reread: Callable[[], tuple[Config, Warnings]],
+        explainer: Explainer | None = None,
+        reread: Callable[[], Explainer],
         started: float | None = None,
     ) -> None:
         self._config = config
         self._plugins = plugins
         self._essential = essential
+        self._explainer = explainer
         self._reread = reread
         self._started = time.monotonic() if started is None else started
         self._notifier = Notifier()
@@ -63,7 +66,9 @@ class Daemon:
         self._locks.take(Path(self._config.root), Path(self._config.state))
         try:
             self._take_place()
-            graph = PluginGraph(self._plugins, self._config, addresses(self._config), self._essential)
+            graph = PluginGraph(
+                self._plugins, self._config, addresses(self._config), self._essential, self._explainer
+            )
             if await self._unless_stopped(graph.start()):
                 try:
                     await self._serve(graph)
@@ -150,12 +155,13 @@ class Daemon:
     async def _reload(self, graph: PluginGraph) -> None:
         with self._notifier.reloading():
             try:
-                config, warnings = await asyncio.to_thread(self._reread)
-                restart = self._apply(config, graph)
+                fresh = await asyncio.to_thread(self._reread)
+                restart = self._apply(fresh.config, graph)
+                graph.explainer = fresh
             except HybridError as error:
                 logger.error("configuration not reloaded", extra={"error": error.message})
                 return
-            warn(warnings)
+            warn([(message, dict(fields)) for message, fields in fresh.warnings])
             if restart:
                 logger.warning("configuration reloaded; a restart is needed for: %s", ", ".join(restart))
             else:

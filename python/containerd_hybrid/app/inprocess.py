@@ -16,6 +16,7 @@ from typing import Any
 from containerd_hybrid.app import process
 from containerd_hybrid.app.api import Addresses, Plugin, PluginType, Served, Server
 from containerd_hybrid.app.builtins import ESSENTIAL, builtins
+from containerd_hybrid.app.config.explain import Explainer, given_layer
 from containerd_hybrid.app.config.load import merge_tables
 from containerd_hybrid.app.config.model import GRPC_SERVER, GRPC_TCP_SERVER, TTRPC_SERVER, Config
 from containerd_hybrid.app.plugins import PluginGraph
@@ -70,7 +71,9 @@ async def open_runtime(
     locks = process.FolderLocks()
     await asyncio.to_thread(process.make_folders, root, state, None)
     await asyncio.to_thread(locks.take, root, state)
-    graph = PluginGraph(plugins, settings, Addresses(address, f"{address}.ttrpc"), ESSENTIAL)
+    said = given_layer("open()", config or {}, root=str(root), state=str(state))
+    explainer = Explainer(settings, plugins, (said,))
+    graph = PluginGraph(plugins, settings, Addresses(address, f"{address}.ttrpc"), ESSENTIAL, explainer)
     try:
         await graph.start()
         try:

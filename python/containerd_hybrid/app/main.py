@@ -86,9 +86,10 @@ def _serve(parsed: Parsed, started: float) -> None:
 
     plugins = builtins()
     options = _options(parsed)
-    config, warnings = configuration.load(options, plugins)
+    explainer = configuration.load_explained(options, plugins)
+    config = explainer.config
     logs.configure(config.debug.level, config.debug.format)
-    configuration.warn(warnings)
+    configuration.warn([(message, dict(fields)) for message, fields in explainer.warnings])
     daemon.prepare(config)
     logging.getLogger(__name__).info(
         "starting containerd-hybrid", extra={"version": __version__, "revision": _revision()}
@@ -99,7 +100,8 @@ def _serve(parsed: Parsed, started: float) -> None:
             config,
             plugins,
             essential=ESSENTIAL,
-            reread=lambda: configuration.load(options, plugins),
+            explainer=explainer,
+            reread=lambda: configuration.load_explained(options, plugins),
             started=started,
         ).run()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from containerd_hybrid.app.api import (
     Addresses,
+    ConfigExplainer,
     Plugin,
     PluginCatalog,
     PluginStatus,
@@ -24,6 +25,7 @@ from containerd_hybrid.app.api import (
     SkipPlugin,
 )
 from containerd_hybrid.app.config.bind import Binder
+from containerd_hybrid.app.config.explain import Explainer
 from containerd_hybrid.app.config.model import Config
 from containerd_hybrid.errors import (
     FailedPreconditionError,
@@ -89,8 +91,10 @@ class PluginGraph:
         config: Config,
         addresses: Addresses = Addresses(),  # noqa: B008 (frozen)
         essential: Collection[str] = (),
+        explainer: ConfigExplainer | None = None,
     ) -> None:
         self._config = config
+        self.explainer: ConfigExplainer = explainer or Explainer(config, plugins)
         self._addresses = addresses
         self._registered = {plugin.uri: plugin for plugin in plugins}
         if len(self._registered) != len(plugins):

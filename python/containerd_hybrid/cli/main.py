@@ -28,6 +28,8 @@ _MODULES = {
     "rm": "lifecycle",
     "events": "events",
     "gc": "gc",
+    "config": "config",
+    "system": "system",
     "version": "version",
 }
 
@@ -49,6 +51,8 @@ commands:
   image      pull, push, import, ls, rm, tag, export, unpack
   images     the same as image ls
   events     show what happens
+  config     explain where a setting, or an image, comes from
+  system     info about daemon, kernel, runtimes
   gc         why things are alive, what would go; collect
   version    show the versions of client and daemon
 

@@ -6,6 +6,7 @@ import datetime
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from containerd_hybrid.errors import InvalidArgumentError
 
@@ -97,3 +98,10 @@ def moment(text: str, *, now: float | None = None) -> float:
         raise InvalidArgumentError(
             f"invalid time {text!r}: expected how long ago, as in 10m, or a time, as in 2030-01-31T12:00:00Z"
         ) from None
+
+
+def spelled(value: Any) -> Any:
+    """Tables of a dataclass as ``--format json`` shows them: ``credential_host`` is ``CredentialHost``."""
+    if isinstance(value, dict):
+        return {"".join(p.capitalize() for p in key.split("_")): spelled(item) for key, item in value.items()}
+    return [spelled(item) for item in value] if isinstance(value, list | tuple) else value

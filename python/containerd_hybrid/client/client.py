@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from containerd_hybrid.client.api import Transport
 from containerd_hybrid.client.calls import Calls
 from containerd_hybrid.client.containers import AsyncContainers
+from containerd_hybrid.client.daemon import AsyncDaemon
 from containerd_hybrid.client.events import Event, event_from_wire, in_namespace
 from containerd_hybrid.client.garbage import AsyncGarbage
 from containerd_hybrid.client.images import AsyncImages
@@ -37,6 +38,7 @@ class AsyncClient:
     images: AsyncImages
     containers: AsyncContainers
     garbage: AsyncGarbage
+    daemon: AsyncDaemon
 
     def __init__(self, transport: Transport, mounter: Mounter, namespace: str = "default") -> None:
         self._transport = transport
@@ -45,6 +47,7 @@ class AsyncClient:
         self.images = AsyncImages(self._calls)
         self.containers = AsyncContainers(self._calls, self.images, mounter)
         self.garbage = AsyncGarbage(self._calls)
+        self.daemon = AsyncDaemon(self._calls)
 
     async def version(self) -> str:
         """The version the daemon tells its clients."""

@@ -16,6 +16,7 @@ from containerd_hybrid.client.containers import (
     AsyncContainers,
     Completed,
 )
+from containerd_hybrid.client.daemon import AsyncDaemon, Configured, DaemonInfo, PullSources
 from containerd_hybrid.client.events import Event
 from containerd_hybrid.client.garbage import AsyncGarbage, Collected
 from containerd_hybrid.client.images import AsyncImages
@@ -442,6 +443,34 @@ class Garbage:
         return self._portal.call(self._wrapped.collect(dry_run=dry_run))
 
 
+class Daemon:
+    """A daemon of ours, or this process without one. Elsewhere every method raises UnimplementedError."""
+
+    def __init__(self, portal: Portal, wrapped: AsyncDaemon) -> None:
+        self._portal = portal
+        self._wrapped = wrapped
+
+    def info(self) -> DaemonInfo:
+        """What it is made of and stands on."""
+        return self._portal.call(self._wrapped.info())
+
+    def explain_key(self, key: str) -> Configured:
+        """Where a configuration key's value comes from; of a table's name, all below it.
+
+        Raises:
+            NotFoundError: there is no such key, not even one that is ignored.
+        """
+        return self._portal.call(self._wrapped.explain_key(key))
+
+    def explain_reference(self, reference: str) -> PullSources:
+        """Where an image would be pulled from; nobody is asked.
+
+        Raises:
+            InvalidConfigError: hosts.toml is wrong.
+        """
+        return self._portal.call(self._wrapped.explain_reference(reference))
+
+
 class Client:
     """Images and containers of one namespace, over any transport.
 
@@ -455,6 +484,7 @@ class Client:
         self.images = Images(portal, wrapped.images)
         self.containers = Containers(portal, wrapped.containers)
         self.garbage = Garbage(portal, wrapped.garbage)
+        self.daemon = Daemon(portal, wrapped.daemon)
 
     @property
     def namespace(self) -> str:

@@ -13,8 +13,9 @@ import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
+from containerd_hybrid._native import HttpBody
 from containerd_hybrid.model import Descriptor, Digest, Reference
 
 
@@ -70,6 +71,13 @@ class BodySink(Protocol):
     """Where a body goes; an :class:`~containerd_hybrid.content.api.Ingest` is one."""
 
     async def write(self, data: bytes) -> int: ...
+
+
+@runtime_checkable
+class ReceivingSink(BodySink, Protocol):
+    """A sink that takes a whole body, without its bytes passing through Python; the new offset."""
+
+    async def receive(self, body: HttpBody, limit: int) -> int: ...
 
 
 class Body(Protocol):
@@ -190,4 +198,42 @@ class RegistryClient(Protocol):
 
     async def catalog(self, host: str, options: RegistryOptions) -> Sequence[str]:
         """The repositories of a registry that offers a list of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostExplanation:
+    """A host that a reference may be pulled from.
+
+    ``credential_host`` is what a credential is looked up by; ``headers`` are names only; ``tls`` and
+    ``proxy`` are words for a person, the latter without a password.
+    """
+
+    url: str
+    capabilities: Capability
+    is_mirror: bool
+    credential_host: str
+    headers: tuple[str, ...]
+    tls: str
+    proxy: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceExplanation:
+    """Where an image would come from, in the order of trying; ``configuration`` is the file that says so."""
+
+    reference: str
+    configuration: str
+    hosts: tuple[HostExplanation, ...]
+
+
+class RegistryExplainer(Protocol):
+    """Tells how a registry would be reached, without asking it."""
+
+    async def explain(self, reference: str) -> ReferenceExplanation:
+        """
+        Raises:
+            InvalidReferenceError: it is no reference of an image in a registry.
+            InvalidConfigError: hosts.toml is wrong; the message says where.
+        """
         ...

@@ -46,7 +46,7 @@ def endpoints_for(registry: str, hosts_dir: str = "", default_scheme: str = "") 
     Raises:
         InvalidConfigError: names the file, the key, and what was expected.
     """
-    folder = _folder_of(registry, hosts_dir)
+    folder = configured_folder(registry, hosts_dir)
     if folder is None:
         return (default_endpoint(registry, default_scheme),)
     file = folder / "hosts.toml"
@@ -61,7 +61,8 @@ def endpoints_for(registry: str, hosts_dir: str = "", default_scheme: str = "") 
     return _HostsFile(file, data).endpoints(registry, default_scheme)
 
 
-def _folder_of(registry: str, hosts_dir: str) -> Path | None:
+def configured_folder(registry: str, hosts_dir: str) -> Path | None:
+    """The folder that says how to reach a registry, None when none does."""
     for root in filter(None, hosts_dir.split(":")):
         for name in _folder_names(registry):
             folder = Path(root, name)

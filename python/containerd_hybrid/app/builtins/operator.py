@@ -63,8 +63,24 @@ def _gc_service(context: InitContext) -> Served:
     return Served((service_from(service.descriptor, service),))
 
 
+def _system_service(context: InitContext) -> Served:
+    from containerd_hybrid.app.system import HostInformer
+    from containerd_hybrid.registry.explain import HostsExplainer
+    from containerd_hybrid.rpc.describe import service_from
+    from containerd_hybrid.rpc.services.system import SystemService
+
+    hosts_dir = context.catalog.explainer.setting("plugins", f"{PluginType.TRANSFER}.local", "config_path")
+    service = SystemService(
+        context.catalog,
+        HostInformer(context.root.parent, context.state.parent),
+        HostsExplainer(str(hosts_dir or "")),
+    )
+    return Served((service_from(service.descriptor, service),))
+
+
 PLUGINS = (
     Plugin(PluginType.EVENT_LOG, "log", _event_log, config=EventLogConfig),
     Plugin(PluginType.GRPC, "hybrid-events", _event_log_service, (PluginType.EVENT_LOG,)),
     Plugin(PluginType.GRPC, "hybrid-gc", _gc_service, (PluginType.METADATA, PluginType.GC)),
+    Plugin(PluginType.GRPC, "hybrid-system", _system_service),
 )

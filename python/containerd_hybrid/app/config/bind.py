@@ -54,7 +54,7 @@ class Binder:
         fields = _fields(kind)
         values = {}
         for name, value in table.items():
-            path = f"{key}.{_quoted(name)}" if key else _quoted(name)
+            path = f"{key}.{quoted_key(name)}" if key else quoted_key(name)
             if name in fields:
                 values[name] = self._value(fields[name], value, place, path)
             else:
@@ -75,7 +75,7 @@ class Binder:
             item = typing.get_args(kind)[1]
             table = _expect(dict, value, place, key)
             return {
-                name: self._value(item, element, place, f"{key}.{_quoted(name)}")
+                name: self._value(item, element, place, f"{key}.{quoted_key(name)}")
                 for name, element in table.items()
             }
         return _scalar(kind, value, place, key)
@@ -137,6 +137,7 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _quoted(name: str) -> str:
+def quoted_key(name: str) -> str:
+    """A key as TOML has it: bare where it can be."""
     bare = name.replace("_", "").replace("-", "")
     return name if bare.isascii() and bare.isalnum() else f'"{name}"'

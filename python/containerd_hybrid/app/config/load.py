@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from containerd_hybrid.app.config.bind import Binder, UnknownKey
+from containerd_hybrid.app.config.explain import Layer
 from containerd_hybrid.app.config.migrate import leftovers, migrate
 from containerd_hybrid.app.config.model import (
     OLDEST_VERSION,
@@ -40,13 +41,15 @@ class Loader:
     """Loads files. ``schemas`` has the configuration class of each plug-in that has one, by full name.
 
     ``known`` are the names of plug-ins whose tables may be there, with or without a class. What is
-    wrong but does no harm is in ``warnings``, for the caller to log once the log is configured.
+    wrong but does no harm is in ``warnings``, for the caller to log once the log is configured; what each
+    file said is in ``layers``, in the order of merging.
     """
 
     def __init__(self, schemas: Mapping[str, type[Any]], known: Iterable[str] = ()) -> None:
         self._schemas = schemas
         self._known = {*schemas, *known}
         self.warnings: list[tuple[str, dict[str, str]]] = []
+        self.layers: list[Layer] = []
 
     def load(self, path: Path) -> Config:
         """The configuration in ``path`` and its imports, over the defaults.
@@ -70,7 +73,8 @@ class Loader:
 
     def _load_file(self, file: Path) -> FileConfig:
         binder = Binder()
-        found = binder.bind(FileConfig, _read(file), str(file))
+        text = _read(file)
+        found = binder.bind(FileConfig, _parsed(file, text), str(file))
         self._warn_unknown(binder.unknown)
         _check_version(found, file)
         _check_names(found, file)
@@ -88,6 +92,7 @@ class Loader:
         migrated = migrate(found)
         self._warn_of_missing(found, migrated, file)
         self._check_plugins(migrated.plugins, file)
+        self.layers.append(Layer(str(file), migrated, text))
         return migrated
 
     def _warn_of_missing(self, found: FileConfig, migrated: FileConfig, file: Path) -> None:
@@ -128,13 +133,18 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 (links stay: imports are relative to the name given)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> str:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidConfigError(f"open {file}: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError as error:
         raise InvalidConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def _parsed(file: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfigError(f"{file}: invalid TOML: {error}") from None
 

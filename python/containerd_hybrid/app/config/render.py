@@ -31,6 +31,11 @@ def _table(table: Mapping[str, Any], path: tuple[str, ...], depth: int) -> Itera
             wrote = bool(value)
 
 
+def render_value(value: Any) -> str:
+    """A value as TOML has it on one line."""
+    return _value(value)
+
+
 def _key(key: str) -> str:
     return key if _BARE.fullmatch(key) else _string(key)
 
