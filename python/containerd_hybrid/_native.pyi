@@ -25,9 +25,13 @@ __all__ = [
     "DiffedLayer",
     "FrontConnection",
     "FrontRoutes",
+    "Growing",
+    "HttpBody",
+    "HttpClient",
     "Ingest",
     "MountInfo",
     "Pattern",
+    "TlsSettings",
     "apply_layer",
     "diff_layers",
     "disk_usage",
@@ -60,8 +64,8 @@ class AppliedLayer:
     """What was found while a layer was applied."""
 
     @property
-    def digest(self) -> str:
-        """Of the bytes as they were read."""
+    def digest(self) -> str | None:
+        """Of the bytes as they were read; None when they came from a :class:`Growing`."""
 
     @property
     def size(self) -> int:
@@ -88,12 +92,13 @@ class AppliedLayer:
         """What was left out because the file system has no place for it; at most 32 messages."""
 
 def apply_layer(
-    fd: int,
+    source: int | Growing,
     target: _Path,
     *,
     compression: str = "auto",
     whiteouts: str = "overlay",
     parents: Sequence[_Path] = (),
+    blind: bool = False,
     digest: str | None = None,
     size: int | None = None,
     diff_id: str | None = None,
@@ -102,19 +107,21 @@ def apply_layer(
     sync: bool = False,
     cancel: CancelToken | None = None,
 ) -> AppliedLayer:
-    """Apply the layer that is read from ``fd``, from its offset to its end, to the folder ``target``.
+    """Apply the layer that is read from ``source``, from its offset to its end, to the folder ``target``.
 
     One pass decompresses, hashes and writes. Nothing of the archive can reach outside of ``target``.
     After a failure ``target`` holds a part of the layer; the caller removes it.
 
     Args:
-        fd: A file, pipe or socket.
+        source: A file, pipe or socket; or an ingest that is being written, whose writer sees to
+            ``digest`` and ``size``: the result must not be used before the writer is content.
         compression: ``auto`` (look at the bytes), ``none``, ``gzip``, ``zstd``.
         whiteouts: How a deletion is written: ``overlay`` (overlayfs' own marks, for an ``upperdir``),
             ``overlay-userxattr`` (the same for overlays mounted with ``userxattr``), ``remove`` (delete
             what is there).
         parents: With ``overlay``: the lower folders, nearest first, whose attributes a folder gets that
             the archive does not describe.
+        blind: The lower folders are not known yet; an error as soon as they would matter.
         digest, size, diff_id: What the bytes, and the uncompressed archive, must be.
         max_unpacked: Most bytes of the uncompressed archive.
         max_entries: Most entries of the archive.
@@ -126,6 +133,8 @@ def apply_layer(
         InvalidDigestError: ``digest`` or ``diff_id`` cannot be parsed.
         ResourceExhaustedError: a limit, or the disk, is used up.
         UnimplementedError: compressed in a way that nobody reads here.
+        FailedPreconditionError: with ``blind``: it cannot be applied without what lies below.
+        AbortedError: the ingest that is read was given up, or begins anew.
         CallCancelledError: by ``cancel``.
     """
 
@@ -201,6 +210,25 @@ class Ingest:
             UnavailableError: ``fd`` ended before ``length``; what came is kept.
         """
 
+    def receive(self, body: HttpBody, limit: int) -> int:
+        """Append all of ``body``; the number of bytes. What came before a failure is kept.
+
+        Raises:
+            UnavailableError: the connection broke or stalled.
+            SizeMismatchError: more than ``limit`` bytes came.
+            CallCancelledError: by the token that the body was asked for with.
+        """
+
+    def growing(self, fd: int, total: int) -> Growing:
+        """Something to read the ingest from while it is written, which will have ``total`` bytes.
+
+        ``fd`` is of the same file, opened for this: a duplicate of the writer's would keep its lock.
+        """
+
+    @property
+    def arrived(self) -> int:
+        """How much is there; also while another thread is writing."""
+
     def rehash(self, algorithm: str | None = None) -> str:
         """Hash anew what is on disk, with another algorithm if one is named; the digest.
 
@@ -226,6 +254,86 @@ class Ingest:
 
     @property
     def algorithm(self) -> str: ...
+
+@final
+class Growing:
+    """The reading end of an ingest that is still being written; for :func:`apply_layer`."""
+
+@final
+class TlsSettings:
+    """Whom to trust and who we are, for connections that share it. Contents of PEM files."""
+
+    def __new__(
+        cls,
+        authorities: Sequence[bytes],
+        client: tuple[bytes, bytes] | None = None,
+        *,
+        verify: bool = True,
+    ) -> TlsSettings:
+        """``client`` is the certificate chain and its key.
+
+        Raises:
+            FailedPreconditionError: one of them cannot be used.
+        """
+
+@final
+class HttpClient:
+    """Connections for large bodies; idle ones are used again. From any thread."""
+
+    def __new__(cls) -> HttpClient: ...
+    def get(
+        self,
+        host: str,
+        port: int,
+        target: str,
+        headers: Sequence[tuple[str, str]],
+        *,
+        tls: TlsSettings | None = None,
+        proxy: tuple[str, int, str] | None = None,
+        dial: float,
+        idle: float,
+        slow: float,
+        slow_bytes: int,
+        cancel: CancelToken,
+    ) -> HttpBody:
+        """Send a GET and read the head of its answer, whatever the status.
+
+        Args:
+            target: Path and query, or the whole URL for a plain request over a proxy.
+            headers: All of them, ``Host`` too.
+            proxy: Host, port and ``Proxy-Authorization`` (empty for none) of a plain HTTP proxy.
+            dial: Seconds for the connection.
+            idle: Seconds without a byte.
+            slow: Less than ``slow_bytes`` in so many seconds count as nothing.
+            slow_bytes: See ``slow``.
+            cancel: Ends this call, and the body's.
+
+        Raises:
+            UnavailableError: the host cannot be reached, or broke off.
+            FailedPreconditionError: no TLS, no trust, or no HTTP/1.1, as far as this client can tell.
+            CallCancelledError: by ``cancel``.
+        """
+
+    def close(self) -> None:
+        """End all idle connections."""
+
+@final
+class HttpBody:
+    """An answer whose body is still to be received; for one thread at a time."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[str, str]]: ...
+    def read(self, size: int) -> bytes:
+        """Some bytes, at most ``size``; empty at the end.
+
+        Raises:
+            UnavailableError: the connection broke or stalled.
+        """
+
+    def close(self) -> None:
+        """End a call that is running, and the connection. From any thread, at any time."""
 
 def hash_file(fd: int, algorithm: str = "sha256") -> str:
     """The digest of a whole regular file; the offset of ``fd`` does not matter and stays."""

@@ -13,7 +13,7 @@ PACKAGE = "containerd_hybrid"
 ROOT = Path(__file__).parents[2] / "python" / PACKAGE
 
 # Everybody may import these.
-COMMON = {"errors", "model", "_native", "_programs", "__version__"}
+COMMON = {"errors", "model", "_native", "_programs", "__version__", "workers"}
 # They name concrete classes: app wires the daemon, testing starts it and makes images for it.
 WIRING = {"app", "testing"}
 # They speak on a wire, so they know its messages. Everybody else hands on a type name and bytes.

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from containerd_hybrid._native import Growing, HttpBody
 from containerd_hybrid.errors import ResourceExhaustedError
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.model.manifest import MAX_DOCUMENT_BYTES
@@ -57,6 +58,24 @@ class Ingest(Protocol):
 
         ``offset`` says where the caller believes to be; a value other than the present offset is
         OutOfRangeError, except 0 … offset which truncates (as containerd's Write does).
+        """
+        ...
+
+    async def receive(self, body: HttpBody, limit: int) -> int:
+        """Append all of ``body``, which no byte of passes through Python; the new offset.
+
+        ``status`` tells meanwhile how far it is. A body that breaks off leaves the ingest open.
+
+        Raises:
+            UnavailableError: it broke off or stalled; what came is kept.
+            SizeMismatchError: more than ``limit`` bytes came.
+        """
+        ...
+
+    async def growing(self, total: int) -> Growing | None:
+        """Something to read the bytes from while they are written, up to ``total``.
+
+        None when there is nothing to wait for: the bytes are those of a blob that is here.
         """
         ...
 
@@ -146,13 +165,25 @@ class BlobIngest(Protocol):
     Whatever fails closes it; the bytes that reached the disk stay for a later resume.
     """
 
-    offset: int
     total: int
     started_at: int
     updated_at: int
 
+    @property
+    def offset(self) -> int:
+        """How many bytes are there; also while another thread is writing."""
+        ...
+
     def write(self, data: bytes) -> int:
         """Append ``data`` and return the new offset."""
+        ...
+
+    def receive(self, body: HttpBody, limit: int) -> int:
+        """Append all of ``body`` and return the new offset; see :meth:`Ingest.receive`."""
+        ...
+
+    def growing(self, total: int) -> Growing:
+        """Something to read the bytes from while they are written, up to ``total``."""
         ...
 
     def digest(self) -> Digest:

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from containerd_hybrid._native import Ingest
+from containerd_hybrid._native import Growing, HttpBody, Ingest
 from containerd_hybrid.content.api import BlobStat
 from containerd_hybrid.content.ingest_folder import IngestRecord, write_updated
 from containerd_hybrid.errors import (
     AbortedError,
+    CallCancelledError,
     DataLossError,
     DigestMismatchError,
     FailedPreconditionError,
     HybridError,
     SizeMismatchError,
+    UnavailableError,
     error_for_os,
 )
 from containerd_hybrid.model import Digest
@@ -50,10 +52,13 @@ class LocalIngest:
         self._sync = sync
         self._busy = threading.Lock()
         self.key = record.key
-        self.offset = record.offset
         self.total = record.total
         self.started_at = record.started_at
         self.updated_at = record.updated_at
+
+    @property
+    def offset(self) -> int:
+        return self._hasher.arrived
 
     def write(self, data: bytes) -> int:
         """Append ``data`` and return the new offset.
@@ -65,12 +70,50 @@ class LocalIngest:
         with self._busy:
             self._open_fd("write to")
             try:
-                self.offset = self._hasher.write(data)
+                self._hasher.write(data)
             except HybridError as error:
                 self._keep()
                 raise type(error)(f"cannot write to ingest {self.key}: {error.message}") from error
             self.updated_at = time.time_ns()
             return self.offset
+
+    def receive(self, body: HttpBody, limit: int) -> int:
+        """Append all of ``body`` and return the new offset.
+
+        Raises:
+            UnavailableError, SizeMismatchError, CallCancelledError: the body's fault; the ingest stays open.
+            ResourceExhaustedError: the disk is full; the ingest is closed.
+        """
+        with self._busy:
+            self._open_fd("write to")
+            try:
+                self._hasher.receive(body, limit)
+            except (UnavailableError, SizeMismatchError, CallCancelledError):
+                raise
+            except HybridError as error:
+                self._keep()
+                raise type(error)(f"cannot write to ingest {self.key}: {error.message}") from error
+            finally:
+                self.updated_at = time.time_ns()
+            return self.offset
+
+    def growing(self, total: int) -> Growing:
+        """Something to read the bytes from while they are written.
+
+        Raises:
+            AbortedError: the ingest was removed meanwhile.
+        """
+        # Not a duplicate of ours: the lock on the file would stay as long as it does.
+        try:
+            fd = os.open(self._folder / "data", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise AbortedError(f"ingest {self.key} was removed: aborted") from None
+        except OSError as error:
+            raise error_for_os(error, f"read ingest {self.key}") from error
+        try:
+            return self._hasher.growing(fd, total)
+        finally:
+            os.close(fd)
 
     def digest(self) -> Digest:
         """The digest of the bytes so far, also when it is closed."""
@@ -86,7 +129,6 @@ class LocalIngest:
             except HybridError as error:
                 self._keep()
                 raise type(error)(f"cannot truncate ingest {self.key}: {error.message}") from error
-            self.offset = 0
             self.updated_at = time.time_ns()
 
     def commit(self, size: int, expected: Digest | None) -> BlobStat:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from containerd_hybrid._native import Growing
 from containerd_hybrid.model import Descriptor, Digest, Mount, Scope
 
 
@@ -35,12 +36,25 @@ class Applier(Protocol):
     """Applies layers."""
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], *, sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        sync: bool = False,
+        growing: Growing | None = None,
+        blind: bool = False,
     ) -> AppliedLayer:
         """Decompress, verify and apply ``layer`` onto ``mounts`` in one pass.
 
+        ``growing`` is the blob on its way: it is read while it is written, and only whoever writes it
+        verifies it, so the result must not be used before that. ``blind``: the mounts are those of
+        :func:`~containerd_hybrid.snapshots.api.rebasable`, and the layers below are not known yet.
+
         Raises:
             NotFoundError: the blob is not in this namespace.
+            AbortedError: ``growing`` was given up by its writer.
+            FailedPreconditionError: it has to know the layers below, and is ``blind``.
             DigestMismatchError, SizeMismatchError: the stored bytes are not the layer's.
             InvalidArgumentError: the archive is damaged or tries to leave its root.
             ResourceExhaustedError: disk or a limit is used up.

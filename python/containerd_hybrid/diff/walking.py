@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from containerd_hybrid import _native
 from containerd_hybrid.content.api import ContentStore, Ingest
@@ -18,11 +17,10 @@ from containerd_hybrid.errors import AlreadyExistsError, HybridError, Unimplemen
 from containerd_hybrid.model import Descriptor, Digest, Mount, Scope
 from containerd_hybrid.model.descriptor import OCI_LAYER, OCI_LAYER_GZIP, is_layer, layer_compression
 from containerd_hybrid.mounts.api import Mounter
+from containerd_hybrid.workers import in_own_thread
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 _CHUNK = 1 << 20
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,14 @@ class WalkingDiffer:
         self._mounter = mounter
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], *, sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        sync: bool = False,
+        growing: _native.Growing | None = None,
+        blind: bool = False,
     ) -> AppliedLayer:
         """See :class:`containerd_hybrid.diff.api.Applier`."""
         if not is_layer(layer.media_type) or layer.media_type.endswith("+encrypted"):
@@ -50,26 +55,30 @@ class WalkingDiffer:
                 f"no processor for media type {layer.media_type!r} of {layer.digest}: expected a tar layer, "
                 "plain or compressed with gzip or zstd"
             )
-        blob = await self._content.open_blob(scope, layer.digest)
+        blob = growing or await self._content.open_blob(scope, layer.digest)
+        cancel = _native.CancelToken()
         try:
             async with self._target(mounts) as target:
-                applied = await _in_thread(
-                    lambda cancel: _native.apply_layer(
+                applied = await in_own_thread(
+                    lambda: _native.apply_layer(
                         blob,
                         str(target.folder),
                         compression=layer_compression(layer.media_type),
                         whiteouts=target.whiteouts,
                         parents=target.parents,
+                        blind=blind,
                         digest=str(layer.digest),
                         size=layer.size or None,
                         sync=sync,
                         cancel=cancel,
-                    )
+                    ),
+                    cancel.cancel,
                 )
         except HybridError as error:
             raise type(error)(f"layer {layer.digest}: {error.message}") from error
         finally:
-            os.close(blob)
+            if isinstance(blob, int):
+                os.close(blob)
         return AppliedLayer(Descriptor(OCI_LAYER, Digest.parse(applied.diff_id), applied.unpacked_size))
 
     async def compare(
@@ -79,7 +88,7 @@ class WalkingDiffer:
         media_type = options.media_type or OCI_LAYER_GZIP
         compression = layer_compression(media_type) if is_layer(media_type) else "auto"
         if compression == "auto":
-            raise UnimplementedError(f"unsupported diff media type: {media_type}")
+            raise UnimplementedError(f"unsupported diff media type: {media_type}: not implemented")
         ref = options.ref or f"diff-{secrets.token_hex(16)}"
         ingest = await self._content.open_ingest(scope, ref)
         try:
@@ -113,8 +122,9 @@ class WalkingDiffer:
         async with self._readable(lower) as below, self._readable(upper) as above:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             try:
+                cancel = _native.CancelToken()
 
-                def diff(cancel: _native.CancelToken) -> _native.DiffedLayer:
+                def diff() -> _native.DiffedLayer:
                     try:
                         return _native.diff_layers(
                             str(below) if below is not None else None,
@@ -127,7 +137,7 @@ class WalkingDiffer:
                     finally:
                         os.close(writing)  # the reader's end of file
 
-                producer = asyncio.ensure_future(_in_thread(diff))
+                producer = asyncio.ensure_future(in_own_thread(diff, cancel.cancel))
                 try:
                     while data := await asyncio.to_thread(os.read, reading, _CHUNK):
                         await ingest.write(data)
@@ -177,18 +187,3 @@ def _direct_target(mounts: Sequence[Mount]) -> _Target | None:
     whiteouts = "overlay-userxattr" if "userxattr" in options else "overlay"
     parents = tuple(path for path in options.get("lowerdir", "").split(":") if path)
     return _Target(Path(options["upperdir"]), whiteouts, parents)
-
-
-async def _in_thread(work: Callable[[_native.CancelToken], T]) -> T:
-    """Run in a thread; on cancellation tell the thread to stop and wait until it did.
-
-    The wait matters: the caller unmounts and closes what the thread still uses.
-    """
-    cancel = _native.CancelToken()
-    future = asyncio.ensure_future(asyncio.to_thread(work, cancel))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        cancel.cancel()
-        await asyncio.wait({future})
-        raise

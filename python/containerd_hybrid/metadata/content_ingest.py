@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
+from containerd_hybrid._native import Growing, HttpBody
 from containerd_hybrid.content.api import BlobIngest, BlobStat, BlobStore, ContentInfo, IngestStatus
 from containerd_hybrid.errors import (
     AlreadyExistsError,
@@ -25,6 +26,7 @@ from containerd_hybrid.metadata.threads import settled
 from containerd_hybrid.model import Digest, Scope
 from containerd_hybrid.model.identifiers import quoted
 from containerd_hybrid.model.labels import validate_labels
+from containerd_hybrid.workers import in_own_thread
 
 _COPY_CHUNK = 1 << 20
 
@@ -80,6 +82,17 @@ class MetadataIngest:
                 ingest = await self._own_bytes()
                 await settled(lambda: ingest.write(data))
             return self.status.offset
+
+    async def receive(self, body: HttpBody, limit: int) -> int:
+        async with self._turn:
+            ingest = await self._own_bytes()
+            return await in_own_thread(lambda: ingest.receive(body, limit), body.close)
+
+    async def growing(self, total: int) -> Growing | None:
+        source = self._source
+        if isinstance(source, BlobStat):
+            return None
+        return await settled(lambda: source.growing(total))
 
     async def digest(self) -> Digest:
         async with self._turn:  # a write in a thread would make the event loop wait

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from containerd_hybrid._native import HttpBody
 from containerd_hybrid.errors import (
     DigestMismatchError,
     HybridError,
@@ -21,7 +22,7 @@ from containerd_hybrid.errors import (
 from containerd_hybrid.model import Descriptor, Digest
 from containerd_hybrid.model.descriptor import is_index, is_manifest
 from containerd_hybrid.model.manifest import MAX_DOCUMENT_BYTES
-from containerd_hybrid.registry.api import Body, BodySink, Capability
+from containerd_hybrid.registry.api import Body, BodySink, Capability, ReceivingSink
 from containerd_hybrid.registry.endpoint import Endpoint
 from containerd_hybrid.registry.http import Request, Response, shown_url
 from containerd_hybrid.registry.target import Target
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Bytes that are gathered before they are written: a write costs a change of thread.
 _PIECE = 512 << 10
+# Bodies from here on are received by Rust; for less, a connection of its own costs more.
+_LARGE = 256 << 10
 
 
 class TargetFetcher:
@@ -97,6 +100,9 @@ class ResponseBody:
         self.offset = offset
 
     async def copy_to(self, sink: BodySink) -> int:
+        native = self._response.native()
+        if native is not None and isinstance(sink, ReceivingSink):
+            return await self._receive(native, sink)
         began = self.offset
         pieces: list[bytes] = []
         gathered = 0
@@ -104,10 +110,7 @@ class ResponseBody:
             while data := await self._response.chunk():
                 self.offset += len(data)
                 if self.offset > self._blob.size:
-                    raise SizeMismatchError(
-                        f"{self._blob.digest} has to have {self._blob.size} bytes, and more came from "
-                        f"{shown_url(self._response.url)}"
-                    )
+                    raise self._too_long()
                 pieces.append(data)
                 gathered += len(data)
                 if gathered >= _PIECE:
@@ -121,12 +124,33 @@ class ResponseBody:
             raise
         if pieces:
             await sink.write(b"".join(pieces))
+        self._check_end()
+        return self.offset - began
+
+    async def _receive(self, native: HttpBody, sink: ReceivingSink) -> int:
+        began = self.offset
+        shown = shown_url(self._response.url)
+        try:
+            self.offset = await sink.receive(native, self._blob.size - began)
+        except UnavailableError as error:
+            raise UnavailableError(f"GET {shown}: {error.message}") from error
+        except SizeMismatchError:
+            raise self._too_long() from None
+        self._check_end()
+        return self.offset - began
+
+    def _check_end(self) -> None:
         if self.offset < self._blob.size:
             raise UnavailableError(
                 f"{shown_url(self._response.url)}: the host ended after {self.offset} of "
                 f"{self._blob.size} bytes"
             )
-        return self.offset - began
+
+    def _too_long(self) -> SizeMismatchError:
+        return SizeMismatchError(
+            f"{self._blob.digest} has to have {self._blob.size} bytes, and more came from "
+            f"{shown_url(self._response.url)}"
+        )
 
 
 class _Memory:
@@ -143,7 +167,7 @@ def _request(url: str, blob: Descriptor, offset: int) -> Request:
     headers = {"Accept": f"{blob.media_type or '*/*'}, */*", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    return Request("GET", url, headers)
+    return Request("GET", url, headers, is_large=blob.size - offset >= _LARGE)
 
 
 async def _positioned(response: Response, blob: Descriptor, offset: int, doing: str) -> Response:

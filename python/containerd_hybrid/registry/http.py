@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from containerd_hybrid._native import HttpBody
+
 UploadBody: TypeAlias = Callable[[], AsyncIterator[bytes]]
 """Begins the body anew; a redirect or a new token sends it once more."""
 
@@ -19,6 +21,7 @@ class Request:
 
     ``headers`` are the request's own; those of the host and the authorisation are added by who sends it.
     ``repeatable``: sending it again after a failure whose effect is unknown does no harm.
+    ``is_large``: the body is worth being received by Rust.
     """
 
     method: str
@@ -28,6 +31,7 @@ class Request:
     upload: UploadBody | None = None
     length: int = 0
     repeatable: bool = True
+    is_large: bool = False
 
     def with_headers(self, headers: Iterable[tuple[str, str]]) -> Request:
         """With these in place of its own of the same names; one that comes twice has both values."""
@@ -68,6 +72,10 @@ class Response(Protocol):
         Raises:
             UnavailableError: the connection broke, or nothing came for too long.
         """
+        ...
+
+    def native(self) -> HttpBody | None:
+        """The body as it is left to be received by Rust; None when it comes another way."""
         ...
 
     def unread(self, data: bytes) -> None:

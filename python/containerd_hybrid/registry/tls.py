@@ -11,14 +11,14 @@ from containerd_hybrid.registry.endpoint import TlsSettings
 
 # More than any configuration has; a bound for files that change all the time.
 _KEPT = 64
-_Signature = tuple[TlsSettings, tuple[tuple[int, int, int], ...]]
+Signature = tuple[TlsSettings, tuple[tuple[int, int, int], ...]]
 
 
 class TlsContexts:
     """Contexts by settings. Reading certificates takes tens of milliseconds, so it is done in a thread."""
 
     def __init__(self) -> None:
-        self._contexts: dict[_Signature, ssl.SSLContext] = {}
+        self._contexts: dict[Signature, ssl.SSLContext] = {}
         self._turn = asyncio.Lock()
 
     async def get(self, settings: TlsSettings) -> ssl.SSLContext:
@@ -27,7 +27,7 @@ class TlsContexts:
             InvalidConfigError: names the certificate or key that cannot be read.
         """
         async with self._turn:
-            signature = await asyncio.to_thread(_signature, settings)
+            signature = await asyncio.to_thread(signature_of, settings)
             context = self._contexts.get(signature)
             if context is None:
                 context = await asyncio.to_thread(_context, settings)
@@ -37,7 +37,7 @@ class TlsContexts:
             return context
 
 
-def _signature(settings: TlsSettings) -> _Signature:
+def signature_of(settings: TlsSettings) -> Signature:
     files = [*settings.ca, *(file for pair in settings.client for file in pair if file is not None)]
     states = []
     for file in files:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from containerd_hybrid._native import HttpBody
 from containerd_hybrid.errors import (
     FailedPreconditionError,
     HybridError,
@@ -24,6 +25,7 @@ from containerd_hybrid.errors import (
 )
 from containerd_hybrid.registry.endpoint import Endpoint, split_port
 from containerd_hybrid.registry.http import Request, Response, origin, shown_url
+from containerd_hybrid.registry.native import NativeTransport
 from containerd_hybrid.registry.proxies import proxy_for
 from containerd_hybrid.registry.tls import TlsContexts
 
@@ -62,6 +64,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._plain: dict[str, float] = {}
+        self._native = NativeTransport(settings.idle_seconds, settings.slow_seconds, settings.slow_bytes)
 
     async def open(self, endpoint: Endpoint, request: Request) -> Response:
         """Send a request, follow redirects, and give the answer whose body is not read yet.
@@ -77,14 +80,15 @@ class Transport:
         for _ in range(self.settings.redirects + 1):
             is_foreign = urlsplit(current.url).netloc != urlsplit(request.url).netloc
             answer = await self._send(endpoint, current, is_foreign=is_foreign)
-            target = answer.headers.get("Location", "")
+            target = answer.header("Location")
             if answer.status not in _REDIRECTS or not target:
-                return _Response(answer, current, is_foreign, self.settings)
-            answer.release()
-            current = _redirected(replace(current, url=str(answer.url)), answer.status, target)
+                return answer
+            answer.close()
+            current = _redirected(replace(current, url=answer.url), answer.status, target)
         raise UnknownError(f"{request.shown}: gave up after {self.settings.redirects} redirects")
 
     async def close(self) -> None:
+        self._native.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -104,9 +108,7 @@ class Transport:
                     trust_env=False,
                 )
 
-    async def _send(
-        self, endpoint: Endpoint, request: Request, *, is_foreign: bool
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, endpoint: Endpoint, request: Request, *, is_foreign: bool) -> Response:
         plain_url = request.url.replace("https://", "http://", 1)
         may_be_plain = endpoint.plain_fallback and not is_foreign
         now = asyncio.get_running_loop().time()
@@ -121,9 +123,13 @@ class Transport:
         self._plain[endpoint.host] = now + _PLAIN_SECONDS
         return answer
 
-    async def _exchange(
-        self, endpoint: Endpoint, request: Request, is_foreign: bool
-    ) -> aiohttp.ClientResponse:
+    async def _exchange(self, endpoint: Endpoint, request: Request, is_foreign: bool) -> Response:
+        # Client certificates and skip_verify are for the host they are configured for.
+        tls = replace(endpoint.tls, client=(), skip_verify=None) if is_foreign else endpoint.tls
+        if request.is_large:
+            native = await self._native.open(request, tls, endpoint.dial_seconds, is_foreign=is_foreign)
+            if native is not None:
+                return native
         import aiohttp
         from yarl import URL
 
@@ -136,8 +142,6 @@ class Transport:
             raise UnknownError(f"{endpoint.host} names a place that is no URL of http or https") from None
         context: Any = True
         if url.scheme == "https":
-            # Client certificates and skip_verify are for the host they are configured for.
-            tls = replace(endpoint.tls, client=(), skip_verify=None) if is_foreign else endpoint.tls
             context = await self._tls.get(tls)
         data = request.upload() if request.upload is not None else request.body
         headers = dict(request.headers)
@@ -147,7 +151,7 @@ class Transport:
             total=None, sock_connect=endpoint.dial_seconds, sock_read=self.settings.idle_seconds
         )
         try:
-            return await self._session.request(
+            answer = await self._session.request(
                 request.method,
                 url,
                 headers=headers,
@@ -163,6 +167,7 @@ class Transport:
         except ValueError:
             # Of all that is in a request only headers can be what HTTP has no room for; they may be secret.
             raise InvalidArgumentError(f"{request.shown}: a header has a line break or a null byte") from None
+        return _Response(answer, request, is_foreign, self.settings)
 
 
 class _NotTlsError(UnavailableError):
@@ -205,6 +210,9 @@ class _Response:
         self._received += len(data)
         self._check_speed()
         return data
+
+    def native(self) -> HttpBody | None:
+        return None
 
     def unread(self, data: bytes) -> None:
         self._unread = data

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from containerd_hybrid._native import Growing, HttpBody
 from containerd_hybrid.content.api import ContentStore, Ingest
 from containerd_hybrid.errors import (
     AlreadyExistsError,
@@ -23,17 +24,23 @@ from containerd_hybrid.transfer.progress import ref_key
 
 # A connection that brought so much before it broke is worth being opened again, however often.
 _PROGRESS = 1 << 20
+# How often a receiving ingest is asked how far it is.
+_TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """``attempts``: failures in a row without progress. ``downloads``: bodies received at once."""
+    """``attempts``: failures in a row without progress. ``downloads``: bodies received at once.
+
+    A blob of ``followed_bytes`` may be read while it arrives.
+    """
 
     downloads: int = 3
     attempts: int = 5
     first_seconds: float = 0.5
     most_seconds: float = 10.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    followed_bytes: int = 1 << 20
 
 
 class BlobFetches:
@@ -45,6 +52,7 @@ class BlobFetches:
         self._slots = asyncio.Semaphore(max(1, self._settings.downloads))
         self._turns: dict[Digest, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listeners: dict[Digest, list[Callable[[int], None]]] = defaultdict(list)
+        self._receiving: dict[Digest, asyncio.Future[Growing | None]] = {}
 
     async def fetch(
         self,
@@ -66,8 +74,28 @@ class BlobFetches:
             ingest = await self._open(scope, blob)
             if ingest is None:
                 return False
-            await self._fill(scope, source, blob, ingest, tell)
+            try:
+                await self._fill(scope, source, blob, ingest, tell)
+            finally:
+                # Who fetches it next announces its own.
+                reception = self._receiving.pop(blob.digest, None)
+                if reception is not None and not reception.done():
+                    reception.set_result(None)
             return True
+
+    async def begun(self, blob: Descriptor) -> Growing | None:
+        """Wait until bytes of the blob come, for whomever; None when they cannot be read meanwhile.
+
+        Without anybody who fetches it, this waits for ever.
+        """
+        try:
+            return await asyncio.shield(self._reception(blob.digest))
+        finally:
+            if blob.digest not in self._listeners:
+                self._receiving.pop(blob.digest, None)
+
+    def _reception(self, digest: Digest) -> asyncio.Future[Growing | None]:
+        return self._receiving.setdefault(digest, asyncio.get_running_loop().create_future())
 
     @asynccontextmanager
     async def _turn(
@@ -159,6 +187,7 @@ class BlobFetches:
             before = ingest.status.offset
             try:
                 async with self._slots, source.fetch(blob, before) as body:
+                    await self._announce(blob, ingest)
                     await body.copy_to(sink)
             except UnavailableError:
                 failures = 1 if ingest.status.offset - before >= _PROGRESS else failures + 1
@@ -166,6 +195,14 @@ class BlobFetches:
                     raise
                 backoff = self._settings.first_seconds * 2.0 ** (failures - 1)
                 await self._settings.sleep(min(backoff, self._settings.most_seconds))
+
+    async def _announce(self, blob: Descriptor, ingest: Ingest) -> None:
+        """Bytes come from now on; not said of a blob that is so small that nobody gains by it."""
+        reception = self._reception(blob.digest)
+        if not reception.done() and blob.size >= self._settings.followed_bytes:
+            growing = await ingest.growing(blob.size)
+            if not reception.done():
+                reception.set_result(growing)
 
     async def _remove(self, scope: Scope, blob: Descriptor) -> None:
         with suppress(NotFoundError):
@@ -183,6 +220,19 @@ class _Counted:
         offset = await self._ingest.write(data)
         self._progress(offset)
         return offset
+
+    async def receive(self, body: HttpBody, limit: int) -> int:
+        telling = asyncio.ensure_future(self._tell())
+        try:
+            return await self._ingest.receive(body, limit)
+        finally:
+            telling.cancel()
+            self._progress(self._ingest.status.offset)
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._progress(self._ingest.status.offset)
 
 
 def _nobody(count: int) -> None:

@@ -21,6 +21,8 @@ class _Job:
     parents: tuple[str, ...]
     blob: Descriptor
     told_at: float = field(default=0.0)
+    is_here: bool = False
+    is_extracting: bool = False
 
 
 class TransferProgress:
@@ -52,15 +54,25 @@ class TransferProgress:
             self._say(job, self._verb, count)
 
     def complete(self, blob: Descriptor) -> None:
-        self._say(self._jobs[blob.digest], "complete", blob.size)
+        self._arrived(blob, "complete")
 
     def exists(self, blob: Descriptor) -> None:
-        self._say(self._jobs[blob.digest], "already exists", blob.size)
+        self._arrived(blob, "already exists")
+
+    def _arrived(self, blob: Descriptor, event: str) -> None:
+        job = self._jobs[blob.digest]
+        job.is_here = True
+        self._say(job, event, blob.size)
+        if job.is_extracting:
+            self._say(job, "extracting", 0)
 
     def extracting(self, blob: Descriptor) -> None:
+        """It is being unpacked; as long as it is still on its way, that is what a person is told."""
         job = self._jobs.get(blob.digest)
-        if job is not None:
-            self._say(job, "extracting", 0)
+        if job is not None and not job.is_extracting:
+            job.is_extracting = True
+            if job.is_here:
+                self._say(job, "extracting", 0)
 
     def extracted(self, blob: Descriptor) -> None:
         job = self._jobs.get(blob.digest)

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
+from containerd_hybrid._native import Growing
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
 from containerd_hybrid.images.api import Image, ImageStore, ReferenceRule, child_label, put_image
@@ -28,8 +29,8 @@ from containerd_hybrid.transfer.fetch import BlobFetches
 from containerd_hybrid.transfer.progress import TransferProgress
 from containerd_hybrid.transfer.selection import wanted_manifests
 from containerd_hybrid.transfer.sources import note_source
-from containerd_hybrid.transfer.together import together
 from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
+from containerd_hybrid.workers import together
 
 logger = logging.getLogger(__name__)
 
@@ -110,19 +111,19 @@ class RegistryPull:
                     target.platform,
                     target.snapshotter,
                     progress=lambda step: _tell_layer(progress, step),
-                    ready=tree.arrived,
+                    arrivals=tree,
                 )
 
     async def _is_runnable(self, scope: Scope, root: Descriptor, platform: Platform, tree: _Tree) -> bool:
         """Whether it is an image with a root file system, and no other artifact; waits for its config too."""
         current = root
         for _ in range(_MAX_DEPTH):
-            await tree.arrived(current)
+            await tree.whole(current)
             document = parse_manifest_or_index(
                 await read_document(self._content, scope, current), current.media_type
             )
             if not isinstance(document, Index):
-                await tree.arrived(document.config)
+                await tree.whole(document.config)
                 kind = document.config.media_type
                 return bool(document.layers) and (is_config(kind) or kind == _LEGACY_CONFIG)
             chosen = choose_manifest(document, platform)
@@ -162,10 +163,26 @@ class _Tree:
         for arrival in self._arrivals.values():
             arrival.set()
 
-    async def arrived(self, blob: Descriptor) -> None:
+    async def whole(self, layer: Descriptor) -> None:
         """Wait until the blob is here, or nothing more comes."""
         if not self._is_over:
-            await self._arrivals[blob.digest].wait()
+            await self._arrivals[layer.digest].wait()
+
+    async def begun(self, layer: Descriptor) -> Growing | None:
+        """Wait until it is here or on its way; see :class:`containerd_hybrid.unpack.api.Arrivals`."""
+        if self._is_over or self._arrivals[layer.digest].is_set():
+            return None
+        arrival = asyncio.ensure_future(self.whole(layer))
+        begin = asyncio.ensure_future(self._fetches.begun(layer))
+        try:
+            await asyncio.wait({arrival, begin}, return_when=asyncio.FIRST_COMPLETED)
+            growing = begin.result() if begin.done() and not arrival.done() else None
+            if growing is None:
+                await arrival
+            return growing
+        finally:
+            arrival.cancel()
+            begin.cancel()
 
     async def _fetch(self, blob: Descriptor, parent: Descriptor | None, *, whole: bool, depth: int) -> None:
         """``whole``: with the layers, not only what describes them."""

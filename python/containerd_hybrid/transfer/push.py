@@ -16,7 +16,7 @@ from containerd_hybrid.transfer.api import Progress, ProgressSink, RegistryPlace
 from containerd_hybrid.transfer.progress import TransferProgress
 from containerd_hybrid.transfer.selection import wanted_manifests
 from containerd_hybrid.transfer.sources import mount_candidates
-from containerd_hybrid.transfer.together import together
+from containerd_hybrid.workers import together
 
 _MAX_DEPTH = 8
 

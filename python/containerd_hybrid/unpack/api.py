@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from containerd_hybrid._native import Growing
 from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
 
 
@@ -28,6 +29,18 @@ class UnpackedImage:
     snapshotter: str
 
 
+class Arrivals(Protocol):
+    """Layers that are still on their way."""
+
+    async def begun(self, layer: Descriptor) -> Growing | None:
+        """Wait until the layer can be read: as it comes, or (None) from its blob."""
+        ...
+
+    async def whole(self, layer: Descriptor) -> None:
+        """Wait until the layer's blob is here, verified."""
+        ...
+
+
 class Unpacker(Protocol):
     """Unpacks images; safe to call twice at once for the same image."""
 
@@ -39,12 +52,12 @@ class Unpacker(Protocol):
         snapshotter: str = "",
         *,
         progress: Callable[[UnpackProgress], None] | None = None,
-        ready: Callable[[Descriptor], Awaitable[None]] | None = None,
+        arrivals: Arrivals | None = None,
     ) -> UnpackedImage:
         """Apply the layers that are not there yet, each visible only when its diff ID matched.
 
-        ``ready`` is awaited before a layer's blob is read: layers may still be on their way. Index,
-        manifest and config have to be here.
+        With ``arrivals`` layers may still be on their way; index, manifest and config have to be here.
+        Where the snapshotter can be told a parent at commit, layers are applied side by side.
 
         Sets ``containerd.io/gc.ref.snapshot.<snapshotter>`` on the config blob and
         ``containerd.io/uncompressed`` on the layers, as containerd's client does.

@@ -1,13 +1,21 @@
-"""The unpacker: layer after layer into snapshots that appear under their chain IDs."""
+"""The unpacker: layers become snapshots that appear under their chain IDs, each after the one below it.
+
+A layer is read while it arrives, and where the snapshotter takes a parent at commit, applied before those
+below it are there. Both are attempts: what they cannot do (a blob that begins anew, a layer that has to
+know what it changes) is done once more from the verified blob, on the parent.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from containerd_hybrid._native import Growing
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.diff.api import Applier
 from containerd_hybrid.errors import (
@@ -16,9 +24,10 @@ from containerd_hybrid.errors import (
     HybridError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
 )
 from containerd_hybrid.leases.api import LeaseManager, protected
-from containerd_hybrid.model import Descriptor, Digest, Platform, Scope, chain_id
+from containerd_hybrid.model import Descriptor, Digest, Mount, Platform, Scope, chain_id
 from containerd_hybrid.model.descriptor import is_index, is_layer
 from containerd_hybrid.model.manifest import (
     Index,
@@ -27,15 +36,24 @@ from containerd_hybrid.model.manifest import (
     parse_image_config,
     parse_manifest_or_index,
 )
-from containerd_hybrid.snapshots.api import Kind, Snapshotter
-from containerd_hybrid.unpack.api import UnpackedImage, UnpackProgress
+from containerd_hybrid.snapshots.api import REBASE, REF_LABEL, Kind, Snapshotter, rebasable, staged
+from containerd_hybrid.unpack.api import Arrivals, UnpackedImage, UnpackProgress
+from containerd_hybrid.workers import in_turn, together
+
+logger = logging.getLogger(__name__)
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
-SNAPSHOT_REF_LABEL = "containerd.io/snapshot.ref"
+
+
+# More than bodies are received at once by default: each of those is read while it comes.
+_LEAST_AT_ONCE = 4
 
 
 class LayerUnpacker:
-    """Unpacks with the given snapshotters; ``default`` is used when none is named."""
+    """Unpacks with the given snapshotters; ``default`` is used when none is named.
+
+    ``at_once`` bounds the layers that are being applied, 0 by what this machine has processors for.
+    """
 
     def __init__(
         self,
@@ -45,6 +63,7 @@ class LayerUnpacker:
         leases: LeaseManager,
         *,
         default: str,
+        at_once: int = 0,
     ) -> None:
         self._content = content
         self._snapshotters = snapshotters
@@ -52,6 +71,7 @@ class LayerUnpacker:
         self._leases = leases
         self._default = default
         self._locks = _KeyedLocks()
+        self._slots = asyncio.Semaphore(at_once or max(_LEAST_AT_ONCE, os.cpu_count() or 1))
 
     async def unpack(
         self,
@@ -61,7 +81,7 @@ class LayerUnpacker:
         snapshotter: str = "",
         *,
         progress: Callable[[UnpackProgress], None] | None = None,
-        ready: Callable[[Descriptor], Awaitable[None]] | None = None,
+        arrivals: Arrivals | None = None,
     ) -> UnpackedImage:
         """See :class:`containerd_hybrid.unpack.api.Unpacker`."""
         name = snapshotter or self._default
@@ -78,17 +98,12 @@ class LayerUnpacker:
                 f"its config {manifest.config.digest} has {len(config.diff_ids)} diff IDs"
             )
         async with protected(self._leases, scope) as held:
-            for index, layer in enumerate(layers):
-                chain = chain_id(config.diff_ids[: index + 1])
-                parent = str(chain_id(config.diff_ids[:index])) if index else ""
-                if ready is not None:
-                    await ready(layer)
-                async with self._locks.hold((scope.namespace, name, str(chain))):
-                    state = await self._unpack_layer(
-                        held, driver, layer, config.diff_ids[index], chain, parent, progress
-                    )
-                if progress is not None:
-                    progress(UnpackProgress(layer, state, chain))
+            job = _Job(held, driver, config.diff_ids, arrivals, progress)
+            steps = [self._layer(job, index, layer) for index, layer in enumerate(layers)]
+            if REBASE in driver.capabilities:
+                await together(steps)
+            else:
+                await in_turn(steps)
             top = chain_id(config.diff_ids)
             label = f"containerd.io/gc.ref.snapshot.{name}"
             await self._content.update(held, manifest.config.digest, {label: str(top)}, (f"labels.{label}",))
@@ -118,51 +133,157 @@ class LayerUnpacker:
             raise InvalidArgumentError(f"index {descriptor.digest} contains itself")
         return chosen
 
-    async def _unpack_layer(
-        self,
-        scope: Scope,
-        driver: Snapshotter,
-        layer: Descriptor,
-        diff_id: Digest,
-        chain: Digest,
-        parent: str,
-        progress: Callable[[UnpackProgress], None] | None,
-    ) -> str:
-        if await self._is_unpacked(scope, driver, chain):
+    async def _layer(self, job: _Job, index: int, layer: Descriptor) -> None:
+        step = _Step(job, layer, index)
+        async with self._locks.hold((job.scope.namespace, job.driver.name, str(step.chain))):
+            # The lowest of those that wait goes first, so none waits for a lock of one above it.
+            state = await self._unpack_layer(step)
+        job.done[index].set()
+        step.tell(state)
+
+    async def _unpack_layer(self, step: _Step) -> str:
+        job, layer = step.job, step.layer
+        if await self._is_unpacked(job, step.chain):
+            # Nothing of it is needed, but that it is here: it may still be on its way.
+            await step.whole()
             return "exists"
-        if progress is not None:
-            progress(UnpackProgress(layer, "extracting", chain))
-        key = f"extract-{secrets.token_hex(8)} {chain}"
+        growing = await step.begun()
         try:
-            mounts = await driver.prepare(scope, key, parent, {SNAPSHOT_REF_LABEL: str(chain)})
-        except AlreadyExistsError:
-            # A remote snapshotter answers so when it has the layer already.
-            if await self._is_unpacked(scope, driver, chain):
-                return "exists"
-            raise
-        try:
-            applied = await self._applier.apply(scope, layer, mounts)
-            if applied.diff_id != diff_id:
-                raise DigestMismatchError(
-                    f"wrong diff ID of layer {layer.digest}: its config says {diff_id}, its bytes are "
-                    f"{applied.diff_id}"
-                )
-            await driver.commit(scope, str(chain), key, {SNAPSHOT_REF_LABEL: str(chain)})
-        except BaseException as error:
-            await _remove_quietly(driver, scope, key)
-            if isinstance(error, AlreadyExistsError) and await self._is_unpacked(scope, driver, chain):
-                return "exists"
-            raise
+            made = await self._attempt(step, growing) or await self._plainly(step)
+        except _ExistsError:
+            return "exists"
         label = UNCOMPRESSED_LABEL
-        await self._content.update(scope, layer.digest, {label: str(diff_id)}, (f"labels.{label}",))
+        await self._content.update(job.scope, layer.digest, {label: made}, (f"labels.{label}",))
         return "done"
 
-    async def _is_unpacked(self, scope: Scope, driver: Snapshotter, chain: Digest) -> bool:
+    async def _attempt(self, step: _Step, growing: Growing | None) -> str | None:
+        """The layer while it arrives, or before those below it; None when it has to be done plainly."""
+        blind = not step.is_next and REBASE in step.job.driver.capabilities
+        if growing is None and not blind:
+            return None
         try:
-            info = await driver.stat(scope, str(chain))
+            return await self._make(step, growing, blind=blind)
+        except (ResourceExhaustedError, AlreadyExistsError):
+            raise
+        except HybridError as error:
+            # Also when the archive seems to be damaged: the blob's own verdict comes first.
+            logger.debug(
+                "layer applied once more", extra={"layer": str(step.layer.digest), "why": str(error)}
+            )
+            return None
+
+    async def _plainly(self, step: _Step) -> str:
+        await step.whole()
+        await step.below()
+        return await self._make(step, None, blind=False)
+
+    async def _make(self, step: _Step, growing: Growing | None, *, blind: bool) -> str:
+        """One snapshot with the layer in it, or none; the diff ID."""
+        job, driver, chain = step.job, step.job.driver, step.chain
+        if not blind:
+            await step.below()
+        key = f"extract-{secrets.token_hex(8)} {chain}"
+        labels = {REF_LABEL: str(chain)}
+        parent = step.parent
+        async with self._slots:
+            try:
+                mounts = await driver.prepare(job.scope, key, "" if blind else parent, labels)
+            except AlreadyExistsError:
+                # A remote snapshotter answers so when it has the layer already.
+                if await self._is_unpacked(job, chain):
+                    raise _ExistsError from None
+                raise
+            try:
+                if not staged(mounts):
+                    step.tell("extracting")
+                    await self._apply(step, rebasable(mounts) if blind else mounts, growing, blind)
+            except BaseException:
+                await _remove_quietly(driver, job.scope, key)
+                raise
+        try:
+            await step.whole()
+            await step.below()
+            await driver.commit(job.scope, str(chain), key, labels, parent if blind else "")
+        except BaseException as error:
+            await _remove_quietly(driver, job.scope, key)
+            if isinstance(error, AlreadyExistsError) and await self._is_unpacked(job, chain):
+                raise _ExistsError from None
+            raise
+        return str(step.diff_id)
+
+    async def _apply(
+        self, step: _Step, mounts: Sequence[Mount], growing: Growing | None, blind: bool
+    ) -> None:
+        applied = await self._applier.apply(step.job.scope, step.layer, mounts, growing=growing, blind=blind)
+        if applied.diff_id != step.diff_id:
+            raise DigestMismatchError(
+                f"wrong diff ID of layer {step.layer.digest}: its config says {step.diff_id}, its bytes are "
+                f"{applied.diff_id}"
+            )
+
+    async def _is_unpacked(self, job: _Job, chain: Digest) -> bool:
+        try:
+            info = await job.driver.stat(job.scope, str(chain))
         except NotFoundError:
             return False
         return info.kind is Kind.COMMITTED
+
+
+class _ExistsError(Exception):
+    """Somebody else has made the snapshot meanwhile."""
+
+
+class _Job:
+    """One image on its way to its snapshots."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        driver: Snapshotter,
+        diff_ids: tuple[Digest, ...],
+        arrivals: Arrivals | None,
+        progress: Callable[[UnpackProgress], None] | None,
+    ) -> None:
+        self.scope = scope
+        self.driver = driver
+        self.diff_ids = diff_ids
+        self.arrivals = arrivals
+        self.progress = progress
+        self.done = [asyncio.Event() for _ in diff_ids]
+
+
+class _Step:
+    """One layer of it."""
+
+    def __init__(self, job: _Job, layer: Descriptor, index: int) -> None:
+        self.job = job
+        self.layer = layer
+        self.diff_id = job.diff_ids[index]
+        self.chain = chain_id(job.diff_ids[: index + 1])
+        self.parent = str(chain_id(job.diff_ids[:index])) if index else ""
+        self._below = job.done[index - 1] if index else None
+        self._said = ""
+
+    @property
+    def is_next(self) -> bool:
+        """Whether all below it is there."""
+        return self._below is None or self._below.is_set()
+
+    async def below(self) -> None:
+        if self._below is not None:
+            await self._below.wait()
+
+    async def begun(self) -> Growing | None:
+        return await self.job.arrivals.begun(self.layer) if self.job.arrivals is not None else None
+
+    async def whole(self) -> None:
+        if self.job.arrivals is not None:
+            await self.job.arrivals.whole(self.layer)
+
+    def tell(self, state: str) -> None:
+        if self.job.progress is not None and state != self._said:
+            self._said = state
+            self.job.progress(UnpackProgress(self.layer, state, self.chain))
 
 
 async def _remove_quietly(driver: Snapshotter, scope: Scope, key: str) -> None:

@@ -9,6 +9,7 @@ use layer::{ApplyOptions, Compression, DiffCompression, DiffOptions, Limits, Whi
 use pyo3::prelude::*;
 
 use crate::failure::{Class, Failure};
+use crate::ingest::Growing;
 use crate::{descriptor, without_gil};
 
 /// Makes the call it is given to end soon, with CallCancelledError. From any thread, at any time.
@@ -35,14 +36,21 @@ impl CancelToken {
     }
 }
 
+impl CancelToken {
+    /// The flag itself, for what runs without the GIL.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
+    }
+}
+
 fn flag(token: Option<&CancelToken>) -> Option<layer::CancelFlag> {
-    token.map(|token| Arc::clone(&token.flag))
+    token.map(CancelToken::flag)
 }
 
 /// What was found while a layer was applied. Sizes in bytes.
 #[pyclass(frozen, get_all, module = "containerd_hybrid._native")]
 pub struct AppliedLayer {
-    digest: String,
+    digest: Option<String>,
     size: u64,
     diff_id: String,
     unpacked_size: u64,
@@ -51,24 +59,32 @@ pub struct AppliedLayer {
     warnings: Vec<String>,
 }
 
-/// Applies the layer that is read from `fd` to the folder `target`, in one pass.
+/// Where a layer comes from.
+#[derive(FromPyObject)]
+pub enum LayerSource<'py> {
+    Growing(PyRef<'py, Growing>),
+    Descriptor(RawFd),
+}
+
+/// Applies the layer that is read from `source` to the folder `target`, in one pass.
 #[pyfunction]
 #[pyo3(
     signature = (
-        fd, target, *, compression = "auto", whiteouts = "overlay", parents = vec![], digest = None,
+        source, target, *, compression = "auto", whiteouts = "overlay", parents = vec![], blind = false, digest = None,
         size = None, diff_id = None, max_unpacked = None, max_entries = None, sync = false, cancel = None,
     ),
-    text_signature = "(fd, target, *, compression='auto', whiteouts='overlay', parents=(), digest=None, \
+    text_signature = "(source, target, *, compression='auto', whiteouts='overlay', parents=(), blind=False, digest=None, \
         size=None, diff_id=None, max_unpacked=None, max_entries=None, sync=False, cancel=None)"
 )]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub fn apply_layer(
     py: Python<'_>,
-    fd: RawFd,
+    source: LayerSource<'_>,
     target: PathBuf,
     compression: &str,
     whiteouts: &str,
     parents: Vec<PathBuf>,
+    blind: bool,
     digest: Option<&str>,
     size: Option<u64>,
     diff_id: Option<&str>,
@@ -78,6 +94,10 @@ pub fn apply_layer(
     cancel: Option<&CancelToken>,
 ) -> PyResult<AppliedLayer> {
     let cancel = flag(cancel);
+    let source = match source {
+        LayerSource::Growing(growing) => Ok(growing.reader()?),
+        LayerSource::Descriptor(fd) => Err(fd),
+    };
     without_gil(py, || {
         let options = ApplyOptions {
             compression: match compression {
@@ -97,6 +117,7 @@ pub fn apply_layer(
                 }
             },
             parents,
+            blind,
             expected_digest: digest.map(str::parse).transpose()?,
             expected_size: size,
             expected_diff_id: diff_id.map(str::parse).transpose()?,
@@ -109,13 +130,16 @@ pub fn apply_layer(
             cancel,
             ..ApplyOptions::default()
         };
-        let source = descriptor::duplicate(fd)?;
         let root = descriptor::folder(&target)?;
-        let applied = layer::apply(source, root.as_fd(), options).map_err(|e| {
+        let applied = match source {
+            Ok(growing) => layer::apply_growing(growing, root.as_fd(), options),
+            Err(fd) => layer::apply(descriptor::duplicate(fd)?, root.as_fd(), options),
+        };
+        let applied = applied.map_err(|e| {
             Failure::from(e).while_doing(format_args!("apply layer to {}", target.display()))
         })?;
         Ok(AppliedLayer {
-            digest: applied.digest.to_string(),
+            digest: applied.digest.map(|digest| digest.to_string()),
             size: applied.size,
             diff_id: applied.diff_id.to_string(),
             unpacked_size: applied.unpacked_bytes,

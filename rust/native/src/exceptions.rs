@@ -21,6 +21,7 @@ import_exception!(containerd_hybrid.errors, UnimplementedError);
 import_exception!(containerd_hybrid.errors, InternalError);
 import_exception!(containerd_hybrid.errors, UnavailableError);
 import_exception!(containerd_hybrid.errors, DataLossError);
+import_exception!(containerd_hybrid.errors, AbortedError);
 
 impl From<Failure> for PyErr {
     fn from(Failure { class, message }: Failure) -> Self {
@@ -41,6 +42,7 @@ impl From<Failure> for PyErr {
             Class::Internal => InternalError::new_err(message),
             Class::Unavailable => UnavailableError::new_err(message),
             Class::DataLoss => DataLossError::new_err(message),
+            Class::Aborted => AbortedError::new_err(message),
         }
     }
 }

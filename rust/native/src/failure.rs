@@ -23,6 +23,7 @@ pub enum Class {
     Internal,
     Unavailable,
     DataLoss,
+    Aborted,
 }
 
 /// A failure on its way to Python.
@@ -85,6 +86,8 @@ impl From<layer::Error> for Failure {
             Error::SizeMismatch { .. } => Class::SizeMismatch,
             Error::LimitExceeded { .. } => Class::ResourceExhausted,
             Error::Cancelled => Class::Cancelled,
+            Error::Abandoned => Class::Aborted,
+            Error::NeedsParents(_) => Class::FailedPrecondition,
             Error::UnsupportedCompression(_) => Class::Unimplemented,
             Error::InvalidDigest(_) => Class::InvalidDigest,
             _ => Class::Unknown,

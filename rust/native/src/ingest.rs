@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use layer::{Algorithm, Hasher};
+use layer::{Algorithm, Growth, Hasher};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustix::fs::SeekFrom;
 
 use crate::failure::{Class, Failure};
+use crate::receive::HttpBody;
 use crate::{descriptor, without_gil};
 
 const CHUNK: usize = 256 * 1024;
@@ -23,6 +24,28 @@ const CHUNK: usize = 256 * 1024;
 pub struct Ingest {
     /// Never waited for: a second writer is an error of the caller's.
     state: Mutex<Option<State>>,
+    /// How far it is, for those who read behind the writer.
+    growth: Mutex<Arc<Growth>>,
+}
+
+/// The reading end of an ingest that is still being written.
+#[pyclass(frozen, module = "containerd_hybrid._native")]
+pub struct Growing {
+    file: File,
+    growth: Arc<Growth>,
+    total: u64,
+}
+
+impl Growing {
+    /// For one reader.
+    pub fn reader(&self) -> Result<layer::Growing, Failure> {
+        let file = self.file.try_clone();
+        Ok(layer::Growing {
+            file: file.map_err(|e| Failure::os(e, "duplicate descriptor of ingest"))?,
+            growth: Arc::clone(&self.growth),
+            total: self.total,
+        })
+    }
 }
 
 struct State {
@@ -52,7 +75,7 @@ impl State {
         Ok(Self { file, hasher })
     }
 
-    fn write(&mut self, data: &[u8]) -> Result<u64, Failure> {
+    fn write(&mut self, data: &[u8], growth: &Growth) -> Result<u64, Failure> {
         // In pieces that are still in the processor's cache when they are hashed.
         for piece in data.chunks(CHUNK) {
             let mut rest = piece;
@@ -66,6 +89,7 @@ impl State {
                     }
                     Ok(written) => {
                         self.hasher.update(&rest[..written]);
+                        growth.reached(self.hasher.len());
                         rest = &rest[written..];
                     }
                     Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -121,6 +145,7 @@ impl Ingest {
         })?;
         Ok(Self {
             state: Mutex::new(Some(state)),
+            growth: Mutex::new(Growth::new(offset)),
         })
     }
 
@@ -128,13 +153,14 @@ impl Ingest {
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
         let mut state = self.lock()?;
         let state = open(&mut state)?;
+        let growth = self.growth();
         if let Ok(bytes) = data.cast::<PyBytes>() {
             let bytes = bytes.as_bytes();
-            return without_gil(py, || state.write(bytes));
+            return without_gil(py, || state.write(bytes, &growth));
         }
         // Anything else may be changed by its owner while we hash it: the file has to have what was hashed.
         let copy = PyBuffer::<u8>::get(data)?.to_vec(py)?;
-        without_gil(py, || state.write(&copy))
+        without_gil(py, || state.write(&copy, &growth))
     }
 
     /// Appends what is read from `fd`, `length` bytes or all there is; gives the number of bytes.
@@ -142,7 +168,36 @@ impl Ingest {
     fn splice_from(&self, py: Python<'_>, fd: RawFd, length: Option<u64>) -> PyResult<u64> {
         let mut state = self.lock()?;
         let state = open(&mut state)?;
-        without_gil(py, || state.splice(&descriptor::duplicate(fd)?, length))
+        let spliced = without_gil(py, || state.splice(&descriptor::duplicate(fd)?, length));
+        self.growth().reached(state.hasher.len());
+        spliced
+    }
+
+    /// Appends the body, which may have `limit` bytes; gives the number of bytes.
+    fn receive(&self, py: Python<'_>, body: &HttpBody, limit: u64) -> PyResult<u64> {
+        let mut state = self.lock()?;
+        let state = open(&mut state)?;
+        let growth = self.growth();
+        without_gil(py, || {
+            body.receive(limit, |data| state.write(data, &growth).map(drop))
+        })
+    }
+
+    /// Something to read the ingest from while it is written, up to its end at `total`.
+    ///
+    /// `fd` is of the same file and opened for this: a duplicate of the writer's would keep its lock.
+    fn growing(&self, fd: RawFd, total: u64) -> PyResult<Growing> {
+        Ok(Growing {
+            file: descriptor::duplicate(fd)?,
+            growth: self.growth(),
+            total,
+        })
+    }
+
+    /// How much has arrived; also while another thread is writing.
+    #[getter]
+    fn arrived(&self) -> u64 {
+        self.growth().len()
     }
 
     /// Hashes anew what is on disk; gives the digest.
@@ -157,6 +212,7 @@ impl Ingest {
     fn truncate(&self, py: Python<'_>) -> PyResult<()> {
         let mut state = self.lock()?;
         let state = open(&mut state)?;
+        self.renew(0);
         without_gil(py, || state.truncate())
     }
 
@@ -181,6 +237,7 @@ impl Ingest {
     /// Lets go of the file; nothing but `close` is possible afterwards.
     fn close(&self) -> PyResult<()> {
         self.lock()?.take();
+        self.growth().abandon();
         Ok(())
     }
 
@@ -198,6 +255,18 @@ impl Ingest {
 }
 
 impl Ingest {
+    fn growth(&self) -> Arc<Growth> {
+        let growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&growth)
+    }
+
+    /// Whoever reads what was there is told that it is no more.
+    fn renew(&self, len: u64) {
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        growth.abandon();
+        *growth = Growth::new(len);
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, Option<State>>, Failure> {
         match self.state.try_lock() {
             Ok(guard) => Ok(guard),

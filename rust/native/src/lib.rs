@@ -13,6 +13,7 @@ mod front;
 mod ingest;
 mod mounting;
 mod pattern;
+mod receive;
 mod tree;
 mod volumes;
 
@@ -25,7 +26,7 @@ mod _native {
     #[pymodule_export]
     use crate::front::{FrontConnection, FrontRoutes};
     #[pymodule_export]
-    use crate::ingest::{Ingest, hash_file};
+    use crate::ingest::{Growing, Ingest, hash_file};
     #[pymodule_export]
     use crate::mounting::{
         MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_each,
@@ -33,6 +34,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::pattern::Pattern;
+    #[pymodule_export]
+    use crate::receive::{HttpBody, HttpClient, TlsSettings};
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};
     #[pymodule_export]

@@ -14,7 +14,7 @@ from containerd_hybrid.transfer.api import Progress
 from containerd_hybrid.transfer.progress import TransferProgress, ref_key
 from containerd_hybrid.transfer.selection import wanted_manifests
 from containerd_hybrid.transfer.sources import mount_candidates
-from containerd_hybrid.transfer.together import together
+from containerd_hybrid.workers import together
 
 
 def index(*platforms: str | None) -> Index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
 from containerd_hybrid.transfer.pull import RegistryPull
 from containerd_hybrid.transfer.push import RegistryPush
 from containerd_hybrid.transfer.registry import ImageTransfers
-from containerd_hybrid.unpack.api import UnpackProgress
+from containerd_hybrid.unpack.api import Arrivals, UnpackProgress
 
 HOST = Platform.host()
 AMD64 = Platform("linux", "amd64")
@@ -44,13 +44,13 @@ class FakeUnpacker:
         snapshotter: str = "",
         *,
         progress: object,
-        ready: Callable[[Descriptor], Awaitable[None]],
+        arrivals: Arrivals,
     ) -> None:
         self.given.append((target, platform, snapshotter))
         if self.error is not None:
             raise self.error
         layer = Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(b"layer one"), 9)
-        await ready(layer)
+        await arrivals.whole(layer)
         assert callable(progress)
         progress(UnpackProgress(layer, "extracting", layer.digest))
         progress(UnpackProgress(layer, "done", layer.digest))

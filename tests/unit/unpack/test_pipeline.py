@@ -78,9 +78,11 @@ async def test_twice_at_once_unpacks_each_layer_once(
     applied: list[Digest] = []
     apply = daemon.unpacker._applier.apply
 
-    async def counting(scope: Scope, layer: Descriptor, mounts: Sequence[Mount]) -> AppliedLayer:
+    async def counting(
+        scope: Scope, layer: Descriptor, mounts: Sequence[Mount], **how: Any
+    ) -> AppliedLayer:
         applied.append(layer.digest)
-        return await apply(scope, layer, mounts)
+        return await apply(scope, layer, mounts, **how)
 
     monkeypatch.setattr(daemon.unpacker._applier, "apply", counting)
     await asyncio.gather(*(daemon.unpacker.unpack(NS, target, HOST) for _ in range(8)))
@@ -97,10 +99,10 @@ async def test_a_layer_that_fails_leaves_those_below_and_no_half_one(
     apply = daemon.unpacker._applier.apply
     count = 0
 
-    async def failing_apply(*args: Any) -> AppliedLayer:
+    async def failing_apply(*args: Any, **how: Any) -> AppliedLayer:
         nonlocal count
         count += 1
-        result = await apply(*args)
+        result = await apply(*args, **how)
         if count == failing + 1:
             raise ResourceExhaustedError("no space left on device")
         return result
@@ -120,7 +122,7 @@ async def test_a_cancelled_unpack_leaves_no_half_snapshot(
     target = await imported(daemon, tmp_path)
     reached = asyncio.Event()
 
-    async def stuck(*args: Any) -> AppliedLayer:
+    async def stuck(*args: Any, **how: Any) -> AppliedLayer:
         reached.set()
         await asyncio.Event().wait()
         raise AssertionError
