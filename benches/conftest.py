@@ -118,6 +118,16 @@ def processor_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_memory(pid: int, *, reset: bool = False) -> float:
+    """The most resident memory of a process since it began, or since the last ``reset`` (proc(5)), in MiB."""
+    if reset:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"no VmHWM of {pid}")
+
+
 @pytest.fixture(scope="session")
 def disk() -> Iterator[Path]:
     """A fresh ext4 of its own: the machine's may be slow or full of leftovers."""
@@ -157,7 +167,10 @@ def compiled(disk: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def sides(disk: Path) -> Iterator[tuple[Side, Side]]:
-    """Both daemons, with the busybox image."""
+    """Both daemons, with the busybox image. ``BENCH_CONTAINERD`` names a folder with another containerd."""
+    other = os.environ.get("BENCH_CONTAINERD")
+    if other:
+        os.environ["PATH"] = f"{other}:{os.environ['PATH']}"
     if shutil.which("containerd") is None or shutil.which("ctr") is None:
         pytest.skip("containerd is not installed, there is nothing to compare with")
     archive = busybox_archive(disk / "busybox.tar")
