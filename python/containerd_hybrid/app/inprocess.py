@@ -25,6 +25,8 @@ from containerd_hybrid.events.api import EventLog
 from containerd_hybrid.rpc.inprocess import InProcessTransport
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 
+# It changes the environment of the process, which is not ours here.
+_OPT = "io.containerd.internal.v1.opt"
 _SOCKET = "runtime.sock"
 
 
@@ -93,4 +95,4 @@ def _absolute(folder: Path | str) -> Path:
 
 
 def _is_wanted(plugin: Plugin) -> bool:
-    return plugin.uri not in {GRPC_SERVER, GRPC_TCP_SERVER}
+    return plugin.uri not in {GRPC_SERVER, GRPC_TCP_SERVER, _OPT}

@@ -1,8 +1,10 @@
-"""What an operator has that containerd does not: the log of events, and services of our own."""
+"""What is the operator's: the log of events, services of our own, verifiers, installed programs."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served
@@ -12,8 +14,10 @@ from containerd_hybrid.errors import InvalidConfigError
 
 if TYPE_CHECKING:
     from containerd_hybrid.events.api import EventLog
+    from containerd_hybrid.verification.api import ImageVerifier
 
 _WEEK = Duration.parse("168h")
+_VERIFIER_TIMEOUT = Duration.parse("10s")
 _LEAST_BYTES = 64 << 10
 
 
@@ -78,9 +82,49 @@ def _system_service(context: InitContext) -> Served:
     return Served((service_from(service.descriptor, service),))
 
 
+@dataclass(frozen=True, slots=True)
+class BindirConfig:
+    """``[plugins."io.containerd.image-verifier.v1.bindir"]``: negative ``max_verifiers`` is no limit."""
+
+    bin_dir: str = "/opt/containerd/image-verifier/bin"
+    max_verifiers: int = 10
+    per_verifier_timeout: Duration = _VERIFIER_TIMEOUT
+
+
+def _bindir(context: InitContext) -> ImageVerifier:
+    from containerd_hybrid.verification.bindir import BindirVerifier
+
+    config: BindirConfig = context.config
+    return BindirVerifier(
+        Path(config.bin_dir),
+        max_verifiers=config.max_verifiers,
+        timeout=float(config.per_verifier_timeout),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OptConfig:
+    """``[plugins."io.containerd.internal.v1.opt"]``"""
+
+    path: str = "/opt/containerd"
+
+
+def _opt(context: InitContext) -> None:
+    """Where ``ctr install`` puts programs and libraries, which what this daemon starts then finds first."""
+    config: OptConfig = context.config
+    context.exports["path"] = config.path
+    # The folders are made by the first install: those of whom nothing is installed are not littered.
+    for variable, folder in (("PATH", "bin"), ("LD_LIBRARY_PATH", "lib")):
+        place = str(Path(config.path, folder))
+        others = [entry for entry in os.environ.get(variable, "").split(":") if entry and entry != place]
+        os.environ[variable] = ":".join((place, *others))
+
+
 PLUGINS = (
     Plugin(PluginType.EVENT_LOG, "log", _event_log, config=EventLogConfig),
     Plugin(PluginType.GRPC, "hybrid-events", _event_log_service, (PluginType.EVENT_LOG,)),
     Plugin(PluginType.GRPC, "hybrid-gc", _gc_service, (PluginType.METADATA, PluginType.GC)),
     Plugin(PluginType.GRPC, "hybrid-system", _system_service),
+    Plugin(PluginType.IMAGE_VERIFIER, "bindir", _bindir, config=BindirConfig),
+    Plugin(PluginType.INTERNAL, "opt", _opt, config=OptConfig),
 )

@@ -204,6 +204,8 @@ def _transfer(context: InitContext) -> Transferrer:
     from containerd_hybrid.transfer.push import RegistryPush
     from containerd_hybrid.transfer.registry import ImageTransfers
     from containerd_hybrid.unpack.pipeline import LayerUnpacker
+    from containerd_hybrid.verification.api import ImageVerifier
+    from containerd_hybrid.verification.pulls import VerifiedRegistries
 
     config: TransferConfig = context.config
     metadata = context.get(PluginType.METADATA, Metadata)
@@ -222,7 +224,14 @@ def _transfer(context: InitContext) -> Transferrer:
         unpacker,
         leases,
         ImageTransfers(
-            RegistryPull(content, images, unpacker, leases, registries, fetches),
+            RegistryPull(
+                content,
+                images,
+                unpacker,
+                leases,
+                VerifiedRegistries(registries, context.all(PluginType.IMAGE_VERIFIER, ImageVerifier)),
+                fetches,
+            ),
             RegistryPush(content, images, registries, config.max_concurrent_uploaded_layers),
         ),
     )
@@ -267,7 +276,7 @@ PLUGINS = (
         PluginType.TRANSFER,
         "local",
         _transfer,
-        (PluginType.METADATA, PluginType.SERVICE, PluginType.LEASE),
+        (PluginType.METADATA, PluginType.SERVICE, PluginType.LEASE, PluginType.IMAGE_VERIFIER),
         config=TransferConfig,
     ),
 )

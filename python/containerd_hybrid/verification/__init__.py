@@ -1,0 +1,1 @@
+"""Image verifiers: programs of the administrator's that say which images may be pulled."""
