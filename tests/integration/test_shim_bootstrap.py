@@ -440,7 +440,7 @@ async def test_delete_cleans_up_after_a_dead_shim(
     response = pb.DeleteResponse.FromString(done.stdout)
     assert (response.pid, response.exit_status) == (created.pid, KILLED)
     assert done.stderr == b""
-    assert not Path(f"/run/containerd/runc/{token}/box").exists()
+    assert not Path(f"/run/containerd/hybrid/{token}").exists()
     assert not socket_of(address).exists()
     until(lambda: not Path(f"/proc/{created.pid}/exe").exists())
     # Nothing is left to do for a second one.

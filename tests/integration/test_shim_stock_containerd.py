@@ -363,7 +363,7 @@ def test_a_killed_shim_leaves_nothing(ctr: Ctr, detached: Detached, stock: Stock
     until(lambda: not Path(f"/proc/{init}").exists() or "Z" in Path(f"/proc/{init}/stat").read_text())
     assert status(ctr, "box") == ""
     until(lambda: not socket.exists())
-    assert not Path(f"/run/containerd/runc/{ctr.namespace}/box").exists()
+    assert not Path(f"/run/containerd/hybrid/{ctr.namespace}").exists()
 
 
 def test_shims_killed_at_any_moment_leave_nothing(ctr: Ctr, stock: StockContainerd, token: str) -> None:
@@ -384,7 +384,7 @@ def test_shims_killed_at_any_moment_leave_nothing(ctr: Ctr, stock: StockContaine
     # Mounts and processes are looked for after every test.
     until(lambda: not list(bundle(stock, ctr, "any").parent.glob("box*")))
     until(lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{token}/box*")))
-    assert not list(Path(f"/run/containerd/runc/{token}").glob("box*"))
+    assert not list(Path(f"/run/containerd/hybrid/{token}").glob("box*"))
 
 
 def test_containers_survive_the_daemon(ctr: Ctr, detached: Detached, stock: StockContainerd) -> None:

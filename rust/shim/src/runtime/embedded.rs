@@ -165,13 +165,27 @@ impl Runtime for Embedded {
     }
 
     fn delete(&self, id: &str, force: bool) -> Call<()> {
-        if self.needs_program() {
-            return self.program.delete(id, force);
-        }
-        let deleted = self.runtime.delete(id, force);
+        let root = self.root.clone();
         // Of a namespace without containers nothing stays; it is in use if that fails.
-        let _ = std::fs::remove_dir(&self.root);
-        ready(deleted)
+        let tidy = move || drop(std::fs::remove_dir(root));
+        let call = match self.needs_program() {
+            true => self.program.delete(id, force),
+            false => ready(self.runtime.delete(id, force)),
+        };
+        match call {
+            Call::Ready(result) => {
+                tidy();
+                Call::Ready(result)
+            }
+            Call::Child { pid, finish } => Call::Child {
+                pid,
+                finish: Box::new(move |status| {
+                    let result = finish(status);
+                    tidy();
+                    result
+                }),
+            },
+        }
     }
 
     fn pause(&self, id: &str) -> Call<()> {
