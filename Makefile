@@ -5,6 +5,8 @@ PYTHON ?= python3
 PROFILE ?= release
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+SUITE ?=
+SUITE_ARGS ?=
 
 override VENV := $(abspath $(VENV))
 PY := $(VENV)/bin/python
@@ -21,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
-	unit contract integration recovery bench fuzz clean
+	unit contract integration recovery bench shimtest fuzz clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +112,10 @@ unit contract integration recovery: dev
 
 bench: dev ## benchmarks, beside an installed containerd
 	$(PY) -m pytest benches $(PYTEST_ARGS)
+
+shimtest: $(REQUIREMENTS) shim ## containerd's shimtest suite, built elsewhere, against our shim (SUITE=PATH)
+	@test -n "$(SUITE)" || { echo "name the built suite: make shimtest SUITE=PATH" >&2; exit 1; }
+	$(PY) scripts/shimtest "$(abspath $(SUITE))" $(SUITE_ARGS)
 
 fuzz: ## each fuzz target of rust/layer for FUZZ_SECONDS (needs cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }

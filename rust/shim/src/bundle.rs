@@ -15,6 +15,8 @@ pub const ROOTFS: &str = "rootfs";
 pub const PARTS: &str = "rootfs-parts";
 /// In the bundle of a sandbox that runs: its pid and cgroup, a line each.
 pub const SANDBOX: &str = "sandbox-state";
+/// How init ended, if its shim left before anybody asked: status, seconds, nanoseconds.
+pub const EXIT: &str = "exit";
 /// A sandbox's `/dev/shm`.
 pub const SHM: &str = "shm";
 /// The shim's address, read by containerd 1.6 when it comes back.
@@ -96,6 +98,21 @@ pub fn read_pid(path: &Path) -> io::Result<i32> {
     })
 }
 
+/// Notes how a container's init ended, for the `delete` of a later daemon.
+pub fn write_exit(bundle: &Path, status: u32, at: prost_types::Timestamp) -> io::Result<()> {
+    let text = format!("{status} {} {}\n", at.seconds, at.nanos);
+    write_atomic(&bundle.join(EXIT), text.as_bytes())
+}
+
+pub fn read_exit(bundle: &Path) -> Option<(u32, prost_types::Timestamp)> {
+    let text = std::fs::read_to_string(bundle.join(EXIT)).ok()?;
+    let mut words = text.split_whitespace();
+    let status = words.next()?.parse().ok()?;
+    let seconds = words.next()?.parse().ok()?;
+    let nanos = words.next()?.parse().ok()?;
+    Some((status, prost_types::Timestamp { seconds, nanos }))
+}
+
 /// Writes a file only its owner may read.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
@@ -122,6 +139,22 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn an_exit_is_kept() {
+        let dir = std::env::temp_dir().join(format!("shim-exit-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        assert_eq!(read_exit(&dir), None);
+        let at = prost_types::Timestamp {
+            seconds: 7,
+            nanos: 9,
+        };
+        write_exit(&dir, 42, at).unwrap();
+        assert_eq!(read_exit(&dir), Some((42, at)));
+        std::fs::write(dir.join(EXIT), "x").unwrap();
+        assert_eq!(read_exit(&dir), None);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn the_group_and_the_pid_namespace() {

@@ -40,7 +40,7 @@ impl Shim {
         call: Call<T>,
         key: ReplyKey,
         then: impl FnOnce(&mut Shim, runtime::Result<T>) + 'static,
-    ) {
+    ) -> Option<i32> {
         self.making += 1;
         let pid = self.run(call, move |shim, result| {
             shim.server.forget_child(key);
@@ -53,6 +53,7 @@ impl Shim {
         if let Some(pid) = pid {
             self.server.kill_at_deadline(key, pid);
         }
+        pid
     }
 
     pub fn on_child_exit(&mut self, pid: i32, then: impl FnOnce(&mut Shim, i32) + 'static) {

@@ -28,6 +28,8 @@ pub struct Container {
     pub execs: BTreeMap<String, ProcessId>,
     /// Execs that are being started or run; init's exit is told after theirs.
     pub running_execs: usize,
+    /// Whether the time that execs have to end after init is being counted.
+    pub counting: bool,
     pub kill_all: KillAll,
     pub pausing: bool,
     /// Whether mounts of ours are on the bundle's rootfs.

@@ -34,6 +34,8 @@ pub enum Timer {
     },
     /// An exited process whose output is still being copied: is it moving at all?
     Drain(u32),
+    /// Init has ended, and execs of its container have not.
+    Execs(u32),
     LoggerReady(u32),
     LoggerStop(u32),
     PublishRetry,

@@ -2,12 +2,14 @@
 //!
 //! An exit is told when three things are true, in this order of cause: the start was told before it;
 //! for an init, all execs of its container were told before it (those without a PID namespace to
-//! take them down are killed first); and the output has been passed on.
+//! take them down are killed first); and the output has been passed on. An exec that cannot be ended,
+//! or whose start never returns, is not waited for without a limit ([`EXEC_LIMIT`]).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock;
 use crate::container::KillAll;
+use crate::event_loop::Timer;
 use crate::event_names as names;
 use crate::log::warn;
 use crate::process::{Exit, Phase, ProcessId, UNKNOWN_EXIT_STATUS};
@@ -15,6 +17,9 @@ use crate::proto::containerd::events::TaskExit;
 use crate::proto::containerd::task::v3::WaitResponse;
 use crate::shim::Shim;
 use crate::spawn;
+
+/// How long execs may outlive their container's init.
+const EXEC_LIMIT: Duration = Duration::from_secs(2);
 
 impl Shim {
     pub fn process_exited(&mut self, id: ProcessId, status: i32, at: SystemTime) {
@@ -78,8 +83,63 @@ impl Shim {
                 false
             }
             KillAll::UnderWay => false,
-            KillAll::NotNeeded | KillAll::Done => container.running_execs == 0,
+            KillAll::NotNeeded | KillAll::Done if container.running_execs == 0 => true,
+            KillAll::NotNeeded | KillAll::Done => {
+                if !std::mem::replace(&mut container.counting, true) {
+                    self.events.arm(EXEC_LIMIT, Timer::Execs(init));
+                }
+                false
+            }
         }
+    }
+
+    /// Init has been gone for a while, and execs of its container have not been told: they cannot go
+    /// on without it. Their end is forced; should that take as long again, init's is told before.
+    pub fn press_execs(&mut self, init: ProcessId) {
+        let Some(name) = self.processes.get(&init).map(|p| p.container.clone()) else {
+            return;
+        };
+        let Some(container) = self.containers.get(&name) else {
+            return;
+        };
+        let execs: Vec<ProcessId> = container.execs.values().copied().collect();
+        let mut forsaken = 0;
+        for id in execs {
+            let Some(exec) = self.processes.get_mut(&id) else {
+                continue;
+            };
+            // One that has ended waits for its output alone, which has a limit of its own.
+            let goes_on = exec.starting || exec.pid != 0;
+            if !goes_on || exec.exit.is_some() || exec.forsaken {
+                continue;
+            }
+            if exec.pressed {
+                warn!(
+                    "{name}: exec {} does not end; no longer waiting",
+                    exec.exec_id
+                );
+                exec.forsaken = true;
+                forsaken += 1;
+                continue;
+            }
+            exec.pressed = true;
+            let pid = if exec.pid != 0 { exec.pid } else { exec.maker };
+            if pid > 0 {
+                warn!(
+                    "{name}: init is gone, its exec {} is not: SIGKILL",
+                    exec.exec_id
+                );
+                // SAFETY: signals a child that has not been reaped; no memory is passed.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        if let Some(container) = self.containers.get_mut(&name) {
+            container.running_execs = container.running_execs.saturating_sub(forsaken);
+            if container.running_execs > 0 {
+                self.events.arm(EXEC_LIMIT, Timer::Execs(init));
+            }
+        }
+        self.settle_exit(init);
     }
 
     /// A frozen container's processes die only once it is thawed.
@@ -142,13 +202,18 @@ impl Shim {
         }
         if is_init {
             self.sandbox_progress();
+            self.watch_idleness();
         } else {
-            self.exec_is_gone(&name);
+            self.exec_is_gone(id, &name);
         }
     }
 
     /// One exec fewer holds up its container's exit.
-    pub fn exec_is_gone(&mut self, container: &str) {
+    pub fn exec_is_gone(&mut self, exec: ProcessId, container: &str) {
+        let forsaken = self.processes.get(&exec).is_some_and(|p| p.forsaken);
+        if forsaken {
+            return;
+        }
         let Some(container) = self.containers.get_mut(container) else {
             return;
         };

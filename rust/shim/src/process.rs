@@ -60,6 +60,12 @@ pub struct Process {
     pub exit_published: bool,
     /// A start is under way; an exit has to wait for its event.
     pub starting: bool,
+    /// The runtime's program that makes it, while there is one.
+    pub maker: i32,
+    /// An exec that its container's end no longer waits for.
+    pub forsaken: bool,
+    /// Its end was forced once its container's init had ended.
+    pub pressed: bool,
     pub streams: Streams,
     /// Since when output is waited for without progress.
     pub drain_since: Option<Instant>,
@@ -90,6 +96,9 @@ impl Process {
             exit: None,
             exit_published: false,
             starting: false,
+            maker: 0,
+            forsaken: false,
+            pressed: false,
             streams: Streams::default(),
             drain_since: None,
             drain_timer: false,

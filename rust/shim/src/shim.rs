@@ -17,6 +17,7 @@ use crate::event_loop::{EventLoop, Timer, TimerId, Token};
 use crate::events::Publisher;
 use crate::log::{debug, error, info, warn};
 use crate::process::{Phase, Process, ProcessId};
+use crate::proto::containerd::task::v3::DeleteRequest;
 use crate::runtime::Factory;
 use crate::sandbox::Sandbox;
 use crate::stdio::logger::Starting;
@@ -33,7 +34,8 @@ pub type LoggerStep = Box<dyn FnOnce(&mut Shim, io::Result<i32>)>;
 
 /// How long pending events may hold up a shim that was asked to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// A shim with nothing to supervise and nobody connected leaves after this.
+/// A shim with nothing alive to supervise and nobody connected leaves after this. How its containers
+/// ended is written into their bundles, for a daemon that comes later.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Freed memory is given back after this much quiet.
 const TRIM_AFTER: Duration = Duration::from_millis(500);
@@ -64,6 +66,8 @@ pub struct Shim {
     pub(crate) signals: Option<(OwnedFd, u64)>,
     next_id: u32,
     leave_at: Option<Instant>,
+    /// It leaves because nobody asks for it any more.
+    alone: bool,
     idle_timer: Option<TimerId>,
     trim_timer: Option<TimerId>,
 }
@@ -91,6 +95,7 @@ impl Shim {
             signals: None,
             next_id: 0,
             leave_at: None,
+            alone: false,
             idle_timer: None,
             trim_timer: None,
         };
@@ -156,13 +161,14 @@ impl Shim {
         }
     }
 
-    fn on_timer(&mut self, timer: Timer) {
+    pub(crate) fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::Deadline { connection, stream } => {
                 self.server.expire(&mut self.events, connection, stream);
                 self.forget_waiters(|key| key == (connection, stream));
             }
             Timer::Drain(process) => self.on_drain_timer(process),
+            Timer::Execs(init) => self.press_execs(init),
             Timer::LoggerReady(key) => self.check_logger(key, true),
             Timer::LoggerStop(process) => self.press_logger(process),
             Timer::PublishRetry | Timer::PublishTimeout => {
@@ -174,8 +180,7 @@ impl Shim {
             Timer::Idle => {
                 self.idle_timer = None;
                 if self.is_idle() {
-                    info!("nothing to supervise and nobody connected: leaving");
-                    self.leave();
+                    self.leave_alone();
                 }
             }
             Timer::Trim => {
@@ -305,7 +310,8 @@ impl Shim {
             );
             return true;
         }
-        self.server.all_sent() && self.publisher.queued() == 0
+        let given_back = !self.alone || (self.children.is_empty() && self.is_empty());
+        self.server.all_sent() && self.publisher.queued() == 0 && given_back
     }
 
     pub fn is_empty(&self) -> bool {
@@ -313,11 +319,45 @@ impl Shim {
     }
 
     fn is_idle(&self) -> bool {
-        let kept = self.sandbox.as_ref().is_some_and(|s| !s.is_over());
-        !kept && self.is_empty() && !self.server.has_connections()
+        let kept = |sandbox: &Sandbox| !sandbox.is_over() && sandbox.bundle.exists();
+        let ended = |container: &Container| {
+            let init = self.processes.get(&container.init);
+            init.is_none_or(|init| init.exit_published)
+        };
+        !self.server.has_connections()
+            && self.creating.is_empty()
+            && !self.sandbox.as_ref().is_some_and(kept)
+            && self.containers.values().all(ended)
     }
 
-    fn watch_idleness(&mut self) {
+    /// Nobody asks any more: gives back what ended containers hold, and leaves.
+    fn leave_alone(&mut self) {
+        info!("nothing to supervise and nobody connected: leaving");
+        let ended: Vec<(String, ProcessId)> = self
+            .containers
+            .iter()
+            .map(|(id, container)| (id.clone(), container.init))
+            .collect();
+        for (id, init) in ended {
+            if let (Some(container), Some(p)) =
+                (self.containers.get(&id), self.processes.get(&init))
+                && let Err(e) =
+                    crate::bundle::write_exit(&container.bundle, p.exit_status(), p.exited_at())
+            {
+                warn!("{id}: how it ended is lost: {e}");
+            }
+            let request = DeleteRequest {
+                id,
+                exec_id: String::new(),
+            };
+            self.delete(request, Reply::to_nobody());
+        }
+        self.end_forgotten_sandbox();
+        self.alone = true;
+        self.leave();
+    }
+
+    pub(crate) fn watch_idleness(&mut self) {
         match self.idle_timer {
             None if self.is_idle() => {
                 self.idle_timer = Some(self.events.arm(IDLE_LIMIT, Timer::Idle));

@@ -11,7 +11,7 @@ use prost::Message;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::socket;
+use super::{farewell, socket};
 use crate::bundle;
 use crate::cgroup;
 use crate::clock;
@@ -26,6 +26,8 @@ use crate::runtime::{self, Call, Result as RuntimeResult, RuntimeError};
 const RUNTIME_LIMIT: Duration = Duration::from_secs(3);
 /// How long a dying shim may take.
 const DEATH_LIMIT: Duration = Duration::from_millis(500);
+/// How long a shim that lives may take to forget the container.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a sandbox's shim may take to end its members and itself.
 const SANDBOX_LIMIT: Duration = Duration::from_secs(3);
 /// How long the processes of a leftover cgroup may take to end.
@@ -44,9 +46,8 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     let bundle = if bundle.is_dir() { bundle } else { cwd };
 
     let sandbox = std::fs::read_to_string(bundle.join(bundle::SANDBOX)).ok();
-    if sandbox.is_some() {
-        // Nobody deletes a sandbox that is to go on: its shim is dead, or about to be.
-        await_death(&bundle, SANDBOX_LIMIT);
+    if sandbox.is_some() && farewell::end_sandbox(&bundle, &flags.id, SANDBOX_LIMIT) {
+        await_death(&bundle, DEATH_LIMIT);
     }
     let socket = dead_socket(&bundle);
     if socket.is_some() {
@@ -85,10 +86,15 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     if let Some(path) = socket {
         let _ = std::fs::remove_file(path);
     }
+    farewell::let_go(&bundle, &flags.id, FAREWELL_LIMIT);
+    let (exit_status, exited_at) = match bundle::read_exit(&bundle) {
+        Some((status, at)) => (status, at),
+        None => (KILLED, clock::timestamp(SystemTime::now())),
+    };
     let response = DeleteResponse {
         pid: u32::try_from(pid).unwrap_or(0),
-        exit_status: KILLED,
-        exited_at: Some(clock::timestamp(SystemTime::now())),
+        exit_status,
+        exited_at: Some(exited_at),
     };
     std::io::stdout()
         .write_all(&response.encode_to_vec())

@@ -1,6 +1,7 @@
 //! The ways containerd runs this program.
 
 pub mod delete;
+mod farewell;
 pub mod info;
 mod params;
 pub mod serve;

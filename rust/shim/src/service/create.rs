@@ -202,6 +202,7 @@ impl Shim {
             init,
             execs: BTreeMap::new(),
             running_execs: 0,
+            counting: false,
             kill_all,
             pausing: false,
             mounted,

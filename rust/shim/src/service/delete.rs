@@ -13,7 +13,7 @@ use crate::ttrpc::Status;
 use crate::ttrpc::server::Reply;
 
 impl Shim {
-    pub(super) fn delete(&mut self, request: DeleteRequest, reply: Reply) {
+    pub(crate) fn delete(&mut self, request: DeleteRequest, reply: Reply) {
         match self.find(&request.id, &request.exec_id) {
             Err(status) => self.refuse(reply, status),
             Ok(id) => self.lock(id, move |shim| shim.delete_locked(id, request, reply)),

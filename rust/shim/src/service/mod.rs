@@ -30,6 +30,8 @@ use crate::shim::Shim;
 use crate::ttrpc::server::{Call, Reply};
 use crate::ttrpc::{Code, Status};
 
+pub use self::sandbox::SERVICE as SANDBOX_SERVICE;
+
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
 impl Shim {

@@ -165,6 +165,7 @@ impl Shim {
             at: SystemTime::now(),
         });
         self.sandbox_is_over();
+        self.watch_idleness();
     }
 
     /// Tells everybody who waits for that.
@@ -411,9 +412,21 @@ impl Shim {
     }
 
     fn forget_sandbox(&mut self) {
-        let Some(mut sandbox) = self.sandbox.take() else {
-            return;
-        };
+        if let Some(reply) = self.give_back_sandbox() {
+            self.answer(reply, &api::ShutdownSandboxResponse {});
+        }
+        self.leave();
+    }
+
+    /// Of a sandbox that nobody will ask about again.
+    pub fn end_forgotten_sandbox(&mut self) {
+        self.end_pause(libc::SIGKILL);
+        self.give_back_sandbox();
+    }
+
+    /// Gives back what it holds; who waits for that.
+    fn give_back_sandbox(&mut self) -> Option<Reply> {
+        let mut sandbox = self.sandbox.take()?;
         if let Some(shm) = &sandbox.shm
             && let Err(e) = mounts::unmount_all(shm)
         {
@@ -428,10 +441,7 @@ impl Shim {
         if sandbox.cgroup.is_some() {
             cgroup::remove_leftover(&sandbox.wish.cgroup, &sandbox.id, Duration::ZERO);
         }
-        if let Some(reply) = sandbox.leaving.take() {
-            self.answer(reply, &api::ShutdownSandboxResponse {});
-        }
-        self.leave();
+        sandbox.leaving.take()
     }
 
     fn sandbox_metrics(&mut self, request: api::SandboxMetricsRequest, reply: Reply) {

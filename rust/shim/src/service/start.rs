@@ -220,10 +220,18 @@ impl Shim {
             io: std::mem::replace(&mut prepared.io, ProcessIo::Terminal),
         });
         let key = reply.key();
-        self.run_making(call, key, move |shim, result| match result {
-            Ok(started) => shim.exec_started(id, prepared, started, reply),
-            Err(e) => shim.exec_failed(id, reply, &e),
+        let maker = self.run_making(call, key, move |shim, result| {
+            if let Some(p) = shim.processes.get_mut(&id) {
+                p.maker = 0;
+            }
+            match result {
+                Ok(started) => shim.exec_started(id, prepared, started, reply),
+                Err(e) => shim.exec_failed(id, reply, &e),
+            }
         });
+        if let (Some(p), Some(pid)) = (self.processes.get_mut(&id), maker) {
+            p.maker = pid;
+        }
     }
 
     fn exec_started(&mut self, id: ProcessId, prepared: Prepared, started: Started, reply: Reply) {
@@ -270,7 +278,7 @@ impl Shim {
         self.refuse(reply, status);
         self.mark_starting(id, false);
         self.unlock(id);
-        self.exec_is_gone(&container);
+        self.exec_is_gone(id, &container);
     }
 
     fn mark_starting(&mut self, id: ProcessId, starting: bool) {

@@ -211,3 +211,64 @@ fn a_daemon_that_stays_away_costs_bounded_memory() {
         "what state hangs on is kept"
     );
 }
+
+#[test]
+fn an_exec_whose_start_never_returns_does_not_hold_up_the_exit() {
+    let mut bench = Bench::new();
+    let pid = bench.running("box");
+    let init = bench.shim.containers["box"].init;
+    bench.call::<()>("Exec", &exec_request("box", "e")).unwrap();
+    bench.fake.hold("exec");
+    let start = api::StartRequest {
+        id: "box".into(),
+        exec_id: "e".into(),
+    };
+    let starting = bench.send("Start", &start);
+    let waiting = bench.send("Wait", &wait("box", ""));
+    bench.exits(pid, 3);
+    assert!(bench.told_exits().is_empty(), "the exec may end yet");
+    bench.shim.on_timer(Timer::Execs(init));
+    assert!(bench.told_exits().is_empty(), "it was just pressed");
+    bench.shim.on_timer(Timer::Execs(init));
+    assert_eq!(bench.told_exits(), [("box".into(), 3)]);
+    let ended: api::WaitResponse = bench.answer(waiting).unwrap();
+    assert_eq!(ended.exit_status, 3);
+
+    // Should it return after all, it has failed, and nothing is told twice.
+    bench.finish_call(9);
+    bench.answer::<api::StartResponse>(starting).unwrap_err();
+    assert_eq!(bench.told_exits(), [("box".into(), 3)]);
+    bench
+        .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+        .unwrap();
+}
+
+#[test]
+fn an_exec_that_ends_when_it_is_pressed_is_told_before_init() {
+    let mut bench = Bench::new();
+    let pid = bench.running("box");
+    let init = bench.shim.containers["box"].init;
+    let exec = bench.exec("box", "e").unwrap();
+    bench.exits(pid, 0);
+    bench.shim.on_timer(Timer::Execs(init));
+    bench.exits(exec, 9);
+    assert_eq!(bench.told_exits(), [("e".into(), 9), ("box".into(), 0)]);
+}
+
+#[test]
+fn a_shim_that_nobody_asks_for_ends_with_its_container() {
+    let mut bench = Bench::new();
+    let pid = bench.running("box");
+    bench.client_goes();
+    bench.shim.on_timer(Timer::Idle);
+    assert!(!bench.shim.finished(), "its container lives");
+    bench.exits(pid, 7);
+    bench.settle();
+    bench.shim.on_timer(Timer::Idle);
+    bench.settle();
+    assert_eq!(bench.fake.calls.borrow().last().unwrap(), "delete box");
+    assert!(bench.shim.finished());
+    let (status, at) = crate::bundle::read_exit(&bench.dir.join("box")).unwrap();
+    assert_eq!(status, 7);
+    assert!(at.seconds > 0);
+}

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use prost::Message;
 use prost_types::Any;
 
-use crate::event_loop::{EventLoop, Token};
+use crate::event_loop::{EventLoop, Timer, Token};
 use crate::events::{Publisher, Route};
 use crate::proto::containerd::events::TaskExit;
 use crate::proto::containerd::services::events::ttrpc::v1::ForwardRequest;
@@ -277,6 +277,15 @@ impl Bench {
         };
         self.call::<api::StartResponse>("Start", &start)
             .map(|r| r.pid as i32)
+    }
+
+    /// The client hangs up.
+    pub fn client_goes(&mut self) {
+        self.client = UnixStream::pair().unwrap().0;
+        self.client.set_nonblocking(true).unwrap();
+        while self.shim.server.has_connections() {
+            self.turn();
+        }
     }
 
     pub fn exits(&mut self, pid: i32, code: i32) {
