@@ -83,6 +83,7 @@ class Addresses:
 class InitContext(Protocol):
     """What a plug-in is given when it is made. ``config`` is its frozen configuration value.
 
+    ``stream_processors`` are the configuration's, by name.
     ``root`` and ``state`` are its own folders, which it makes when it needs them. What it puts into
     ``exports``, ``capabilities`` and ``platforms`` is added to the registration's for introspection.
     """
@@ -92,6 +93,7 @@ class InitContext(Protocol):
     config: Any
     addresses: Addresses
     timeouts: Mapping[str, float]
+    stream_processors: Mapping[str, Any]
     catalog: PluginCatalog
     exports: dict[str, str]
     capabilities: list[str]

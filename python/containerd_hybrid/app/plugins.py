@@ -51,6 +51,7 @@ class _Context:
     config: Any
     addresses: Addresses
     timeouts: Mapping[str, float]
+    stream_processors: Mapping[str, Any]
     catalog: PluginCatalog
     exports: dict[str, str] = field(default_factory=dict)
     capabilities: list[str] = field(default_factory=list)
@@ -212,6 +213,7 @@ class PluginGraph:
             config=_bind(plugin, self._config),
             addresses=self._addresses,
             timeouts=self._config.timeouts,
+            stream_processors=self._config.stream_processors,
             catalog=self,
         )
 

@@ -44,17 +44,22 @@ class Applier(Protocol):
         sync: bool = False,
         growing: Growing | None = None,
         blind: bool = False,
+        payloads: Mapping[str, bytes] | None = None,
     ) -> AppliedLayer:
         """Decompress, verify and apply ``layer`` onto ``mounts`` in one pass.
 
         ``growing`` is the blob on its way: it is read while it is written, and only whoever writes it
         verifies it, so the result must not be used before that. ``blind``: the mounts are those of
         :func:`~containerd_hybrid.snapshots.api.rebasable`, and the layers below are not known yet.
+        ``payloads`` are serialised Any messages for stream processors, by the processors' names; a layer
+        that one of those takes is verified by its diff ID alone, which is the caller's part.
 
         Raises:
             NotFoundError: the blob is not in this namespace.
             AbortedError: ``growing`` was given up by its writer.
-            FailedPreconditionError: it has to know the layers below, and is ``blind``.
+            FailedPreconditionError: it has to know the layers below, and is ``blind``; or it has to be
+                whole for a stream processor, and is ``growing``; or that is not installed.
+            UnknownError: a stream processor failed.
             DigestMismatchError, SizeMismatchError: the stored bytes are not the layer's.
             InvalidArgumentError: the archive is damaged or tries to leave its root.
             ResourceExhaustedError: disk or a limit is used up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,14 @@ from pathlib import Path
 from containerd_hybrid import _native
 from containerd_hybrid.content.api import ContentStore, Ingest
 from containerd_hybrid.diff.api import AppliedLayer, DiffOptions
-from containerd_hybrid.errors import AlreadyExistsError, HybridError, UnimplementedError
+from containerd_hybrid.diff.processors import StreamProcessors
+from containerd_hybrid.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    HybridError,
+    InvalidArgumentError,
+    UnimplementedError,
+)
 from containerd_hybrid.model import Descriptor, Digest, Mount, Scope
 from containerd_hybrid.model.descriptor import OCI_LAYER, OCI_LAYER_GZIP, is_layer, layer_compression
 from containerd_hybrid.mounts.api import Mounter
@@ -35,9 +42,12 @@ class _Target:
 class WalkingDiffer:
     """Applier and Comparer for tar layers, plain, gzip or zstd."""
 
-    def __init__(self, content: ContentStore, mounter: Mounter) -> None:
+    def __init__(
+        self, content: ContentStore, mounter: Mounter, processors: StreamProcessors | None = None
+    ) -> None:
         self._content = content
         self._mounter = mounter
+        self._processors = processors or StreamProcessors()
 
     async def apply(
         self,
@@ -48,8 +58,15 @@ class WalkingDiffer:
         sync: bool = False,
         growing: _native.Growing | None = None,
         blind: bool = False,
+        payloads: Mapping[str, bytes] | None = None,
     ) -> AppliedLayer:
         """See :class:`containerd_hybrid.diff.api.Applier`."""
+        if self._processors.accepts(layer.media_type):
+            if growing is not None:
+                raise FailedPreconditionError(
+                    f"layer {layer.digest}: a stream processor reads whole blobs only"
+                )
+            return await self._apply_processed(scope, layer, mounts, sync, blind, payloads)
         if not is_layer(layer.media_type) or layer.media_type.endswith("+encrypted"):
             raise UnimplementedError(
                 f"no processor for media type {layer.media_type!r} of {layer.digest}: expected a tar layer, "
@@ -79,6 +96,50 @@ class WalkingDiffer:
         finally:
             if isinstance(blob, int):
                 os.close(blob)
+        return AppliedLayer(Descriptor(OCI_LAYER, Digest.parse(applied.diff_id), applied.unpacked_size))
+
+    async def _apply_processed(
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        sync: bool,
+        blind: bool,
+        payloads: Mapping[str, bytes] | None,
+    ) -> AppliedLayer:
+        """What programs make of the layer. Its bytes have no digest to be compared with, but a diff ID."""
+        blob = await self._content.open_blob(scope, layer.digest)
+        cancel = _native.CancelToken()
+        try:
+            async with (
+                self._target(mounts) as target,
+                self._processors.opened(blob, layer.media_type, payloads) as processed,
+            ):
+                if not is_layer(processed.media_type) or processed.media_type.endswith("+encrypted"):
+                    raise UnimplementedError(f"no processor for media type {processed.media_type!r}")
+                try:
+                    applied = await in_own_thread(
+                        lambda: _native.apply_layer(
+                            processed.stream,
+                            str(target.folder),
+                            compression=layer_compression(processed.media_type),
+                            whiteouts=target.whiteouts,
+                            parents=target.parents,
+                            blind=blind,
+                            sync=sync,
+                            cancel=cancel,
+                        ),
+                        cancel.cancel,
+                    )
+                except InvalidArgumentError:
+                    # Half an archive is what a program leaves that fails, so what that says comes first.
+                    await processed.check()
+                    raise
+                await processed.check()
+        except HybridError as error:
+            raise type(error)(f"layer {layer.digest}: {error.message}") from error
+        finally:
+            os.close(blob)
         return AppliedLayer(Descriptor(OCI_LAYER, Digest.parse(applied.diff_id), applied.unpacked_size))
 
     async def compare(

@@ -113,8 +113,9 @@ class LogFile:
         if version == 0:
             # Before the first table, or it does nothing.
             writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        writer.execute("PRAGMA journal_mode = WAL")
+        # First, because making the file would wait for the disk else.
         writer.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
+        writer.execute("PRAGMA journal_mode = WAL")
         if version == 0:
             writer.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
             writer.execute("INSERT INTO log (id) VALUES (?)", (str(uuid.uuid4()),))

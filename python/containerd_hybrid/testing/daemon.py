@@ -17,6 +17,7 @@ from containerd_hybrid.testing.leaks import LeakCheck, mounts_below
 
 _STARTS_WITHIN = 60.0
 _MNT_DETACH = 2
+_OPT = "io.containerd.internal.v1.opt"
 
 
 class DaemonError(AssertionError):
@@ -44,7 +45,7 @@ class DaemonProcess:
         self.address = str(folder / "containerd.sock")
         self.log_file = folder / "daemon.log"
         self._config = folder / "config.toml"
-        self._config.write_text(config)
+        self.write_config(config)
         self._arguments = list(arguments)
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,6 +67,9 @@ class DaemonProcess:
 
     def write_config(self, config: str) -> None:
         """Replace the configuration file, for the next start or SIGHUP."""
+        if _OPT not in config:
+            # Else its folders were made below /opt.
+            config += f'\n[plugins."{_OPT}"]\npath = "{self.folder}/opt"\n'
         self._config.write_text(config)
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served
 from containerd_hybrid.app.builtins.storage import Metadata
+from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.errors import InvalidConfigError
 
@@ -109,13 +110,14 @@ class OptConfig:
     path: str = "/opt/containerd"
 
 
-def _opt(context: InitContext) -> None:
+async def _opt(context: InitContext) -> None:
     """Where ``ctr install`` puts programs and libraries, which what this daemon starts then finds first."""
     config: OptConfig = context.config
     context.exports["path"] = config.path
-    # The folders are made by the first install: those of whom nothing is installed are not littered.
     for variable, folder in (("PATH", "bin"), ("LD_LIBRARY_PATH", "lib")):
         place = str(Path(config.path, folder))
+        # ctr does not make them.
+        await in_thread(os.makedirs, place, mode=0o711, exist_ok=True)
         others = [entry for entry in os.environ.get(variable, "").split(":") if entry and entry != place]
         os.environ[variable] = ":".join((place, *others))
 

@@ -197,6 +197,7 @@ async def _metadata(context: InitContext) -> Metadata:
     await database.open()
     context.on_close(database.close)
     context.exports["path"] = str(folder / "meta.db")
+    _refuse_a_root_of_containerd(context.root.parent)
     context.exports["policy"] = config.content_sharing_policy
     locks = BlobLocks()
     shared = config.content_sharing_policy == "shared"
@@ -296,7 +297,13 @@ def _walking(context: InitContext) -> Differ:
     from containerd_hybrid.mounts.api import Mounter
 
     mounter = context.get(PluginType.MOUNT_MANAGER, Mounter, "local")
-    differ = WalkingDiffer(context.get(PluginType.METADATA, Metadata).content, mounter)
+    processors = StreamProcessors(
+        [
+            StreamProcessor(name, one.accepts, one.returns, one.path, one.args, one.env)
+            for name, one in context.stream_processors.items()
+        ]
+    )
+    differ = WalkingDiffer(context.get(PluginType.METADATA, Metadata).content, mounter, processors)
     context.platforms.append(Platform.host())
     return Differ(differ, differ)
 
@@ -310,6 +317,7 @@ def _diff_service(context: InitContext) -> Differ:
     raise NotFoundError(f"no differ for {', '.join(config.default)}: there is {', '.join(differs) or 'none'}")
 
 
+    from containerd_hybrid.diff.processors import StreamProcessor, StreamProcessors
 PLUGINS = (
     Plugin(PluginType.CONTENT, "content", _content),
     Plugin(PluginType.WARNING, "deprecations", _deprecations),

@@ -121,9 +121,7 @@ class Explainer:
         for message, fields in self.warnings:
             if not message.startswith("Ignoring"):
                 continue
-            key = (
-                fields.get("key") or fields.get("plugin") or fields.get("plugins") or fields.get("processors")
-            )
+            key = fields.get("key") or fields.get("plugin") or fields.get("plugins")
             if key and (not wanted or _concerns(key, wanted)):
                 yield IgnoredKey(key, fields.get("file", ""), message)
 

@@ -106,12 +106,6 @@ class Loader:
             self._warn(
                 "Ignoring proxy plugins, which this release does not offer", file=str(file), plugins=names
             )
-        defaults = Config().stream_processors  # which `config default` prints
-        changed = [name for name, it in found.stream_processors.items() if defaults.get(name) != it]
-        if changed:
-            names = ", ".join(changed)
-            message = "Ignoring stream processors, which this release does not offer"
-            self._warn(message, file=str(file), processors=names)
 
     def _check_plugins(self, plugins: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         """Bind every table now, while it is known which file it is from."""

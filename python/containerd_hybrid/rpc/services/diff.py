@@ -28,6 +28,7 @@ class DiffService:
             descriptor_from_wire(request.diff),
             mounts_from_wire(request.mounts),
             sync=request.sync_fs or self._sync_fs,
+            payloads={name: payload.SerializeToString() for name, payload in request.payloads.items()},
         )
         return pb.ApplyResponse(applied=descriptor_to_wire(applied.descriptor))
 
