@@ -197,7 +197,6 @@ async def _metadata(context: InitContext) -> Metadata:
     await database.open()
     context.on_close(database.close)
     context.exports["path"] = str(folder / "meta.db")
-    _refuse_a_root_of_containerd(context.root.parent)
     context.exports["policy"] = config.content_sharing_policy
     locks = BlobLocks()
     shared = config.content_sharing_policy == "shared"
