@@ -44,6 +44,7 @@ class NativeTransport:
         parts = urlsplit(request.url)
         proxy = proxy_for(request.url)
         is_odd = "@" in parts.netloc or not request.url.isascii() or not request.url.isprintable()
+        is_odd = is_odd or parts.scheme not in {"http", "https"}
         if is_odd or not parts.hostname or (proxy and not proxy.startswith("http://")):
             return None
         settings = None

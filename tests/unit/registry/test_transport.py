@@ -27,6 +27,8 @@ from containerd_hybrid.registry.endpoint import Endpoint, TlsSettings
 from containerd_hybrid.registry.http import Request
 from containerd_hybrid.registry.transport import Transport, TransportSettings
 
+pytestmark = pytest.mark.usefixtures("carrier")
+
 DATA = bytes(range(256)) * 64
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 PATH = f"/v2/team/app/blobs/{BLOB.digest}"
@@ -238,7 +240,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return files
 
 
-async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path) -> None:
+async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path, carrier: str) -> None:
     files = await asyncio.to_thread(certificate, tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
@@ -255,7 +257,7 @@ async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path) -
     assert site._server is not None
     address = f"127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
     transport = Transport(TransportSettings())
-    request = Request("GET", f"https://{address}/")
+    request = Request("GET", f"https://{address}/", is_large=carrier == "rust")
     try:
         with pytest.raises(FailedPreconditionError, match="not trusted"):
             await transport.open(Endpoint("https", address), request)

@@ -78,9 +78,7 @@ async def test_twice_at_once_unpacks_each_layer_once(
     applied: list[Digest] = []
     apply = daemon.unpacker._applier.apply
 
-    async def counting(
-        scope: Scope, layer: Descriptor, mounts: Sequence[Mount], **how: Any
-    ) -> AppliedLayer:
+    async def counting(scope: Scope, layer: Descriptor, mounts: Sequence[Mount], **how: Any) -> AppliedLayer:
         applied.append(layer.digest)
         return await apply(scope, layer, mounts, **how)
 
