@@ -28,6 +28,7 @@ _MODULES = {
     "rm": "lifecycle",
     "events": "events",
     "gc": "gc",
+    "adopt": "adopt",
     "config": "config",
     "system": "system",
     "version": "version",
@@ -54,6 +55,7 @@ commands:
   config     explain where a setting, or an image, comes from
   system     info about daemon, kernel, runtimes
   gc         why things are alive, what would go; collect
+  adopt      take over what a containerd of this machine has
   version    show the versions of client and daemon
 
 hyctl COMMAND --help says more."""

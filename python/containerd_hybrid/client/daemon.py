@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from containerd_hybrid.adopt.api import Adopted, Outcome
 from containerd_hybrid.client.calls import Calls
-from containerd_hybrid.proto.hybrid import system_pb2
+from containerd_hybrid.proto.hybrid import adopt_pb2, system_pb2
 
+_ADOPTION = adopt_pb2.DESCRIPTOR.services_by_name["Adoption"]
 _SYSTEM = system_pb2.DESCRIPTOR.services_by_name["System"]
 
 
@@ -126,6 +128,29 @@ class AsyncDaemon:
             snapshotters=tuple(found.snapshotters),
             plugins=tuple(DaemonPlugin(one.name, one.error, one.skipped) for one in found.plugins),
         )
+
+    async def adopt(
+        self, folder: str, *, namespaces: Sequence[str] = (), verify: bool = False, dry_run: bool = False
+    ) -> AsyncIterator[Adopted]:
+        """Take over blobs, images, leases and namespaces of the containerd whose root is ``folder``.
+
+        Each thing is told when it is done. That containerd must not be running; its own files are only
+        read, and blobs become hard links where the file system allows. ``verify`` compares digests and not
+        only sizes; ``dry_run`` changes nothing; no ``namespaces`` means all.
+
+        Raises:
+            NotFoundError: no containerd has that root, or it has no such namespace.
+            FailedPreconditionError: that containerd is running.
+            DataLossError: its metadata file is damaged.
+        """
+        request = adopt_pb2.AdoptRequest(folder=folder, namespaces=namespaces, verify=verify, dry_run=dry_run)
+        answers = self._calls.server_stream(_ADOPTION, "Adopt", request, adopt_pb2.AdoptResponse)
+        try:
+            async for one in answers:
+                yield Adopted(one.kind, one.namespace, one.name, Outcome(one.outcome), one.size)
+        finally:
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
 
     async def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.

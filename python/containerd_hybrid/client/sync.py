@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from containerd_hybrid.adopt.api import Adopted
 from containerd_hybrid.client.client import AsyncClient
 from containerd_hybrid.client.container import AsyncContainer, ContainerInfo
 from containerd_hybrid.client.containers import (
@@ -453,6 +454,24 @@ class Daemon:
     def info(self) -> DaemonInfo:
         """What it is made of and stands on."""
         return self._portal.call(self._wrapped.info())
+
+    def adopt(
+        self, folder: str, *, namespaces: Sequence[str] = (), verify: bool = False, dry_run: bool = False
+    ) -> Iterator[Adopted]:
+        """Take over blobs, images, leases and namespaces of the containerd whose root is ``folder``.
+
+        Each thing is told when it is done. That containerd must not be running; its own files are only
+        read, and blobs become hard links where the file system allows. ``verify`` compares digests and not
+        only sizes; ``dry_run`` changes nothing; no ``namespaces`` means all.
+
+        Raises:
+            NotFoundError: no containerd has that root, or it has no such namespace.
+            FailedPreconditionError: that containerd is running.
+            DataLossError: its metadata file is damaged.
+        """
+        return self._portal.iterate(
+            self._wrapped.adopt(folder, namespaces=namespaces, verify=verify, dry_run=dry_run)
+        )
 
     def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.

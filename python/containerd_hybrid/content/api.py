@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from containerd_hybrid._native import Growing, HttpBody
@@ -150,6 +151,20 @@ class ContentStore(Protocol):
         ...
 
 
+class ContentAdopter(Protocol):
+    """Takes files of another blob store as blobs of this one."""
+
+    async def adopt(
+        self, scope: Scope, source: Path, digest: Digest, size: int, labels: Mapping[str, str]
+    ) -> ContentInfo:
+        """Make the file ``source``, whose digest and size the caller vouches for, a blob of the namespace.
+
+        Raises:
+            AlreadyExistsError: the namespace has the blob.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BlobStat:
     """A blob's file: its size and when it was committed (Unix nanoseconds)."""
@@ -236,6 +251,10 @@ class BlobStore(Protocol):
 
     def ingest_status(self, key: str) -> IngestStatus:
         """How far an ingest is that need not be open; its ``ref`` is the key."""
+        ...
+
+    def link(self, source: Path, digest: Digest) -> BlobStat:
+        """Take a file as a blob, by a hard link or as a copy; see :class:`ContentAdopter`."""
         ...
 
     def ingest_keys(self) -> Iterable[str]: ...

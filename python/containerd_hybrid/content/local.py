@@ -12,6 +12,7 @@ folder below ``ingest`` that a crash left half made is removed when the store is
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -129,6 +130,42 @@ class LocalBlobStore:
                 "delete it and fetch it again"
             )
         return self.stat(digest)
+
+    def link(self, source: Path, digest: Digest) -> BlobStat:
+        """Take the file ``source`` as a blob: by a hard link, or a copy where that is not possible.
+
+        Its bytes are not looked at. A blob that is here stays.
+        """
+        target = self.path(digest)
+        try:
+            self._make_folder(target.parent)
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except FileExistsError:
+                return self.stat(digest)
+            except OSError as error:
+                # Another file system, or one without links, or with too many.
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                    raise
+                self._copy(source, target)
+            if self._sync:
+                _sync_folder(target.parent)
+        except OSError as error:
+            raise error_for_os(error, f"link {source} as content {digest}") from error
+        return self.stat(digest)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        # A folder without a record is what the next start removes if this is killed.
+        folder = self._ingests / f"copy-{os.urandom(8).hex()}"
+        folder.mkdir()
+        try:
+            part = folder / "data"
+            shutil.copyfile(source, part, follow_symlinks=False)
+            if self._sync:
+                _sync_file(part)
+            part.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     # --- ingests
 
@@ -288,6 +325,14 @@ def _begin(folder: Path, fd: int, key: str, total: int) -> IngestRecord:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return record
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -122,10 +122,29 @@ async def _opt(context: InitContext) -> None:
         os.environ[variable] = ":".join((place, *others))
 
 
+def _adoption_service(context: InitContext) -> Served:
+    from containerd_hybrid.adopt.adopter import ContainerdAdopter
+    from containerd_hybrid.rpc.describe import service_from
+    from containerd_hybrid.rpc.services.adopt import AdoptionService
+
+    metadata = context.get(PluginType.METADATA, Metadata)
+    service = AdoptionService(
+        ContainerdAdopter(
+            metadata.namespaces,
+            metadata.content,
+            metadata.content_adopter,
+            metadata.images,
+            metadata.leases,
+        )
+    )
+    return Served((service_from(service.descriptor, service),))
+
+
 PLUGINS = (
     Plugin(PluginType.EVENT_LOG, "log", _event_log, config=EventLogConfig),
     Plugin(PluginType.GRPC, "hybrid-events", _event_log_service, (PluginType.EVENT_LOG,)),
     Plugin(PluginType.GRPC, "hybrid-gc", _gc_service, (PluginType.METADATA, PluginType.GC)),
+    Plugin(PluginType.GRPC, "hybrid-adopt", _adoption_service, (PluginType.METADATA,)),
     Plugin(PluginType.GRPC, "hybrid-system", _system_service),
     Plugin(PluginType.IMAGE_VERIFIER, "bindir", _bindir, config=BindirConfig),
     Plugin(PluginType.INTERNAL, "opt", _opt, config=OptConfig),

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, SkipPlugin
 from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.durations import Duration
-from containerd_hybrid.errors import InvalidConfigError, NotFoundError, UnimplementedError
+from containerd_hybrid.errors import (
+    FailedPreconditionError,
+    InvalidConfigError,
+    NotFoundError,
+    UnimplementedError,
+)
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
     from containerd_hybrid.app.deprecations import Deprecations
     from containerd_hybrid.containers.api import ContainerStore
-    from containerd_hybrid.content.api import BlobStore, ContentStore
+    from containerd_hybrid.content.api import BlobStore, ContentAdopter, ContentStore
     from containerd_hybrid.diff.api import Applier, Comparer
     from containerd_hybrid.events.api import EventExchange
     from containerd_hybrid.images.api import ImageStore
@@ -32,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 # The folder has the engine's name; the plug-in has the one that clients and configurations know.
 _METADATA_FOLDER = "io.containerd.metadata.v1.sqlite"
+_CONTAINERD_METADATA = "io.containerd.metadata.v1.bolt/meta.db"
 _NO_DELAY = Duration.parse("0s")
 _STARTUP_DELAY = Duration.parse("100ms")
 
@@ -97,6 +103,7 @@ class Metadata:
     locks: BlobLocks
     namespaces: NamespaceStore
     content: ContentStore
+    content_adopter: ContentAdopter
     snapshotters: dict[str, Snapshotter]
     images: ImageStore
     containers: ContainerStore
@@ -177,6 +184,7 @@ async def _metadata(context: InitContext) -> Metadata:
     from containerd_hybrid.events.api import EventExchange
     from containerd_hybrid.metadata.containers import MetadataContainerStore
     from containerd_hybrid.metadata.content import MetadataContentStore
+    from containerd_hybrid.metadata.content_adopt import MetadataContentAdopter
     from containerd_hybrid.metadata.database import SqliteDatabase
     from containerd_hybrid.metadata.images import MetadataImageStore
     from containerd_hybrid.metadata.leases import MetadataLeaseManager
@@ -189,6 +197,7 @@ async def _metadata(context: InitContext) -> Metadata:
         raise InvalidConfigError(
             f"unknown content_sharing_policy {config.content_sharing_policy!r}: use 'shared' or 'isolated'"
         )
+    _refuse_a_root_of_containerd(context.root.parent)
     blobs = context.get(PluginType.CONTENT, BlobStore)
     events = context.get(PluginType.EVENT, EventExchange)
     folder = context.root.with_name(_METADATA_FOLDER)
@@ -210,11 +219,21 @@ async def _metadata(context: InitContext) -> Metadata:
         locks=locks,
         namespaces=MetadataNamespaceStore(database, events),
         content=MetadataContentStore(database, blobs, locks, events, shared=shared),
+        content_adopter=MetadataContentAdopter(database, blobs, locks, events),
         snapshotters=snapshotters,
         images=MetadataImageStore(database, events),
         containers=MetadataContainerStore(database, events),
         leases=MetadataLeaseManager(database),
     )
+
+
+def _refuse_a_root_of_containerd(root: Path) -> None:
+    """Both would take what only the other knows for garbage: blobs, snapshot folders."""
+    if (root / _CONTAINERD_METADATA).exists():
+        raise FailedPreconditionError(
+            f"root {root} is that of a containerd, whose images and snapshots would be lost: give a root of "
+            f"its own (--root, or `root` in the config), and take the images over with `hyctl adopt {root}`"
+        )
 
 
 def _gc(context: InitContext) -> Collector:
@@ -292,6 +311,7 @@ async def _mount_manager(context: InitContext) -> MountManager:
 
 
 def _walking(context: InitContext) -> Differ:
+    from containerd_hybrid.diff.processors import StreamProcessor, StreamProcessors
     from containerd_hybrid.diff.walking import WalkingDiffer
     from containerd_hybrid.mounts.api import Mounter
 
@@ -316,7 +336,6 @@ def _diff_service(context: InitContext) -> Differ:
     raise NotFoundError(f"no differ for {', '.join(config.default)}: there is {', '.join(differs) or 'none'}")
 
 
-    from containerd_hybrid.diff.processors import StreamProcessor, StreamProcessors
 PLUGINS = (
     Plugin(PluginType.CONTENT, "content", _content),
     Plugin(PluginType.WARNING, "deprecations", _deprecations),

@@ -1,0 +1,1 @@
+"""Taking over what a containerd has: its blobs, images, leases and namespaces."""
