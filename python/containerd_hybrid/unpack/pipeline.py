@@ -37,6 +37,7 @@ from containerd_hybrid.model.manifest import (
     parse_manifest_or_index,
 )
 from containerd_hybrid.snapshots.api import REBASE, REF_LABEL, Kind, Snapshotter, rebasable, staged
+from containerd_hybrid.tracing.api import span
 from containerd_hybrid.unpack.api import Arrivals, UnpackedImage, UnpackProgress
 from containerd_hybrid.workers import in_turn, together
 
@@ -183,27 +184,20 @@ class LayerUnpacker:
         if not blind:
             await step.below()
         key = f"extract-{secrets.token_hex(8)} {chain}"
-        labels = {REF_LABEL: str(chain)}
-        parent = step.parent
-        async with self._slots:
-            try:
-                mounts = await driver.prepare(job.scope, key, "" if blind else parent, labels)
-            except AlreadyExistsError:
-                # A remote snapshotter answers so when it has the layer already.
-                if await self._is_unpacked(job, chain):
-                    raise _ExistsError from None
-                raise
-            try:
+        try:
+            async with self._slots:
+                # Inside, because who is cancelled while it is prepared has it all the same. A remote
+                # snapshotter answers AlreadyExistsError when it has the layer already.
+                parent = "" if blind else step.parent
+                mounts = await driver.prepare(job.scope, key, parent, {REF_LABEL: str(chain)})
                 if not staged(mounts):
                     step.tell("extracting")
                     await self._apply(step, rebasable(mounts) if blind else mounts, growing, blind)
-            except BaseException:
-                await _remove_quietly(driver, job.scope, key)
-                raise
-        try:
             await step.whole()
             await step.below()
-            await driver.commit(job.scope, str(chain), key, labels, parent if blind else "")
+            await driver.commit(
+                job.scope, str(chain), key, {REF_LABEL: str(chain)}, step.parent if blind else ""
+            )
         except BaseException as error:
             await _remove_quietly(driver, job.scope, key)
             if isinstance(error, AlreadyExistsError) and await self._is_unpacked(job, chain):
@@ -214,7 +208,12 @@ class LayerUnpacker:
     async def _apply(
         self, step: _Step, mounts: Sequence[Mount], growing: Growing | None, blind: bool
     ) -> None:
-        applied = await self._applier.apply(step.job.scope, step.layer, mounts, growing=growing, blind=blind)
+        with span(
+            "unpack layer", layer__digest=str(step.layer.digest), snapshotter=step.job.driver.name
+        ):
+            applied = await self._applier.apply(
+                step.job.scope, step.layer, mounts, growing=growing, blind=blind
+            )
         if applied.diff_id != step.diff_id:
             raise DigestMismatchError(
                 f"wrong diff ID of layer {step.layer.digest}: its config says {step.diff_id}, its bytes are "
