@@ -17,10 +17,10 @@ COMMON = {"errors", "model", "_native", "_programs", "__version__", "workers"}
 # They name concrete classes: app wires the daemon, testing starts it and makes images for it.
 WIRING = {"app", "testing"}
 # They speak on a wire, so they know its messages. Everybody else hands on a type name and bytes.
-WIRE = {"rpc", "ttrpc", "tasks", "client", "cri", "events", "sandbox", "metrics", "app", "testing"}
+WIRE = {"rpc", "ttrpc", "tasks", "client", "cri", "events", "sandbox", "metrics", "tracing", "app", "testing"}
 # Faces of the same services: none of them is built on another.
 FACES = {"rpc", "cri", "client"}
-GRPC = {"rpc/grpc_adaptor.py", "client/grpc_transport.py"}
+GRPC = {"rpc/grpc_adaptor.py", "client/grpc_transport.py", "tracing/otlp_grpc.py"}
 # In-process calls go through the transport that the wiring hands to the client.
 ALLOWED: set[tuple[str, str]] = {
     # The programs start the daemon or a runtime in process; they have no other way to it.

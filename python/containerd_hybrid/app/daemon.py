@@ -169,7 +169,7 @@ class Daemon:
 
     def _apply(self, config: Config, graph: PluginGraph) -> list[str]:
         """Take over what can be; the names of the rest that changed."""
-        logs.configure(config.debug.level, config.debug.format)
+        logs.configure(config.debug.level, config.debug.format, trace_ids=config.debug.log_trace_id)
         restart = [
             field.name
             for field in dataclasses.fields(config)

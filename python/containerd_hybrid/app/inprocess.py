@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from containerd_hybrid.app import process
 from containerd_hybrid.app.api import Addresses, Plugin, PluginType, Served, Server
@@ -25,6 +25,9 @@ from containerd_hybrid.events.api import EventLog
 from containerd_hybrid.rpc.inprocess import InProcessTransport
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 
+if TYPE_CHECKING:
+    from containerd_hybrid.tracing.api import Tracer
+
 # It changes the environment of the process, which is not ours here.
 _OPT = "io.containerd.internal.v1.opt"
 _SOCKET = "runtime.sock"
@@ -37,8 +40,9 @@ class Runtime(InProcessTransport):
         served = [*graph.all(PluginType.TTRPC, Served).values(), *graph.all(PluginType.GRPC, Served).values()]
         services = [service for plugin in served for service in plugin.grpc]
         metrics = graph.get(PluginType.METRICS, CallMetrics, "grpc-prometheus")
+        tracer = cast("Tracer | None", graph.all(PluginType.INTERNAL, object).get("tracing"))
         log = next(iter(graph.all(PluginType.EVENT_LOG, EventLog).values()), None)
-        super().__init__(wrap_services(services, standard_interceptors(metrics, log)))
+        super().__init__(wrap_services(services, standard_interceptors(metrics, log, tracer)))
         self._graph = graph
         self._locks = locks
 

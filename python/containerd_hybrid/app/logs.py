@@ -34,8 +34,10 @@ _PLAIN = frozenset("-._/@^+")
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure(level: str = "", format: str = "") -> None:
+def configure(level: str = "", format: str = "", *, trace_ids: bool = False) -> None:
     """Send the log to standard error; an empty level is ``info``, an empty format ``text``.
+
+    With ``trace_ids`` what is said in a traced call has the field ``trace_id``.
 
     Raises:
         InvalidArgumentError: there is no such level or format.
@@ -47,12 +49,23 @@ def configure(level: str = "", format: str = "") -> None:
         root.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    if trace_ids:
+        handler.addFilter(_with_trace_id)
     root.addHandler(handler)
     root.setLevel(number)
     logging.addLevelName(TRACE, "trace")
     # What they say below this level is about their own workings.
     for library in ("asyncio", "grpc"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _with_trace_id(record: logging.LogRecord) -> bool:
+    from containerd_hybrid.tracing.api import current
+
+    span = current()
+    if span is not None:
+        record.trace_id = span.trace_id.hex()
+    return True
 
 
 def level() -> str:

@@ -88,7 +88,7 @@ def _serve(parsed: Parsed, started: float) -> None:
     options = _options(parsed)
     explainer = configuration.load_explained(options, plugins)
     config = explainer.config
-    logs.configure(config.debug.level, config.debug.format)
+    logs.configure(config.debug.level, config.debug.format, trace_ids=config.debug.log_trace_id)
     configuration.warn([(message, dict(fields)) for message, fields in explainer.warnings])
     daemon.prepare(config)
     logging.getLogger(__name__).info(

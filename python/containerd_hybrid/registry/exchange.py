@@ -17,6 +17,7 @@ from containerd_hybrid.registry.failures import failure
 from containerd_hybrid.registry.http import Request, Response, shown_url
 from containerd_hybrid.registry.retry import RETRIED, RetryPolicy
 from containerd_hybrid.registry.transport import Transport
+from containerd_hybrid.tracing.api import Kind, span
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,28 @@ class Exchange:
         Raises:
             HybridError: see :mod:`containerd_hybrid.registry.failures`.
         """
+        url = urlsplit(request.url)
+        with span(
+            f"registry {request.method}", Kind.CLIENT, server__address=url.netloc, url__path=url.path
+        ) as traced:
+            response = await self._repeated(
+                endpoint, request, authenticator, scopes, doing=doing, accept=accept, attempts=attempts
+            )
+            if traced is not None:
+                traced.attributes["http.response.status_code"] = response.status
+            return response
+
+    async def _repeated(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        authenticator: Authenticator,
+        scopes: Sequence[str],
+        *,
+        doing: str,
+        accept: Container[int],
+        attempts: int | None,
+    ) -> Response:
         attempt = 0
         while True:
             attempt += 1

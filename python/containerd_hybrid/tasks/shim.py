@@ -21,6 +21,7 @@ from containerd_hybrid.tasks.bootstrap import Endpoint
 from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.shimlog import ShimLog
 from containerd_hybrid.tasks.times import from_wire
+from containerd_hybrid.tracing.api import Kind, headers, span
 from containerd_hybrid.ttrpc.api import TtrpcClient
 
 M = TypeVar("M", bound=Message)
@@ -93,9 +94,14 @@ class Shim:
         self, service: str, method: str, request: Message, response: type[M], timeout: float | None = None
     ) -> M:
         """Call any service of the shim; raises as :meth:`call`."""
-        payload = await self._client.call(
-            service, method, request.SerializeToString(), timeout=timeout, metadata=self._metadata
-        )
+        with span(f"{service}/{method}", Kind.CLIENT, rpc__system="ttrpc", container__id=self.bundle.id):
+            payload = await self._client.call(
+                service,
+                method,
+                request.SerializeToString(),
+                timeout=timeout,
+                metadata={**self._metadata, **headers()},
+            )
         try:
             return response.FromString(payload)
         except DecodeError as error:

@@ -208,9 +208,7 @@ class LayerUnpacker:
     async def _apply(
         self, step: _Step, mounts: Sequence[Mount], growing: Growing | None, blind: bool
     ) -> None:
-        with span(
-            "unpack layer", layer__digest=str(step.layer.digest), snapshotter=step.job.driver.name
-        ):
+        with span("unpack layer", layer__digest=str(step.layer.digest), snapshotter=step.job.driver.name):
             applied = await self._applier.apply(
                 step.job.scope, step.layer, mounts, growing=growing, blind=blind
             )

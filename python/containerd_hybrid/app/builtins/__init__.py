@@ -7,7 +7,7 @@ so that ``config dump`` and ``--help`` need none of them.
 from __future__ import annotations
 
 from containerd_hybrid.app.api import Plugin
-from containerd_hybrid.app.builtins import operator, runtime, servers, services, storage
+from containerd_hybrid.app.builtins import operator, runtime, servers, services, storage, tracing
 
 # Without these there is nothing to serve; the daemon does not start when one of them fails.
 ESSENTIAL = (
@@ -19,4 +19,11 @@ ESSENTIAL = (
 
 def builtins() -> list[Plugin]:
     """Every plug-in of this program, each after those it needs."""
-    return [*storage.PLUGINS, *runtime.PLUGINS, *operator.PLUGINS, *services.PLUGINS, *servers.PLUGINS]
+    return [
+        *storage.PLUGINS,
+        *runtime.PLUGINS,
+        *operator.PLUGINS,
+        *tracing.PLUGINS,
+        *services.PLUGINS,
+        *servers.PLUGINS,
+    ]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served, Server, SkipPlugin
 from containerd_hybrid.app.builtins.threads import in_thread
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
     from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
     from containerd_hybrid.rpc.interceptors import CallMetrics
+    from containerd_hybrid.tracing.api import Tracer
 
 
 NATIVE = "native"
@@ -215,7 +216,7 @@ def _ttrpc(context: InitContext) -> Server:
     if not services:
         raise SkipPlugin("no ttrpc services configured")
     # With counts of its own: what Prometheus is told of are the calls over gRPC.
-    interceptors = standard_interceptors(CallMetrics(), event_log(context))
+    interceptors = standard_interceptors(CallMetrics(), event_log(context), tracer(context), "ttrpc")
     server = TtrpcServer(server_methods(wrap_services(services, interceptors)))
     adaptor = TtrpcAdaptor(server, config.address, SocketOwner(config.uid, config.gid))
     context.on_close(adaptor.close)
@@ -234,7 +235,7 @@ def wrapped(context: InitContext, services: Iterable[Service]) -> tuple[Service,
     from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 
     metrics = context.get(PluginType.METRICS, CallMetrics, "grpc-prometheus")
-    return wrap_services(services, standard_interceptors(metrics, event_log(context)))
+    return wrap_services(services, standard_interceptors(metrics, event_log(context), tracer(context)))
 
 
 def event_log(context: InitContext) -> EventLog | None:
@@ -242,6 +243,12 @@ def event_log(context: InitContext) -> EventLog | None:
     from containerd_hybrid.events.api import EventLog
 
     return next(iter(context.all(PluginType.EVENT_LOG, EventLog).values()), None)
+
+
+def tracer(context: InitContext) -> Tracer | None:
+    """What traces calls, unless nothing is to be traced."""
+    found = context.all(PluginType.INTERNAL, object).get("tracing")
+    return cast("Tracer | None", found)
 
 
 def _served(context: InitContext) -> list[Served]:
@@ -258,7 +265,7 @@ def _pem(path: str) -> bytes:
         raise error_for_os(error, f"read {path}") from error
 
 
-_SERVED = (PluginType.GRPC, PluginType.METRICS)
+_SERVED = (PluginType.GRPC, PluginType.METRICS, PluginType.INTERNAL)
 
 PLUGINS = (
     Plugin(PluginType.METRICS, "grpc-prometheus", _metrics, config=MetricsConfig),

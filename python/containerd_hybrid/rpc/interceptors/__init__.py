@@ -1,6 +1,6 @@
 """One cross-cutting concern a file, and :func:`wrap_services`, which puts them around handlers.
 
-The order of the standard chain, from the outside: logging and metrics see the status that the caller
+The order of the standard chain, from the outside: tracing, logging and metrics see the status that the caller
 sees; errors gives every failure a status; deadline, namespace and lease complete the call's context; and
 what the handler published is recorded before it is answered.
 """
@@ -18,13 +18,24 @@ from containerd_hybrid.rpc.interceptors.logging import LoggingInterceptor
 from containerd_hybrid.rpc.interceptors.metrics import CallMetrics, MetricsInterceptor
 from containerd_hybrid.rpc.interceptors.namespace import NamespaceInterceptor
 from containerd_hybrid.rpc.interceptors.recorded import RecordedInterceptor
+from containerd_hybrid.rpc.interceptors.tracing import TracingInterceptor
+from containerd_hybrid.tracing.api import Tracer
 
 __all__ = ["CallMetrics", "standard_interceptors", "wrap_services"]
 
 
-def standard_interceptors(metrics: CallMetrics, log: EventLog | None = None) -> tuple[Interceptor, ...]:
-    """The chain around every handler of the daemon, outermost first; with ``log`` events are recorded."""
+def standard_interceptors(
+    metrics: CallMetrics,
+    log: EventLog | None = None,
+    tracer: Tracer | None = None,
+    system: str = "grpc",
+) -> tuple[Interceptor, ...]:
+    """The chain around every handler of the daemon, outermost first.
+
+    With ``log`` events are recorded, with ``tracer`` calls are traced, as those of ``system``.
+    """
     return (
+        *((TracingInterceptor(tracer, system),) if tracer is not None else ()),
         LoggingInterceptor(),
         MetricsInterceptor(metrics),
         ErrorInterceptor(),

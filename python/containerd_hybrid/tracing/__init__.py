@@ -1,0 +1,1 @@
+"""Traces for OpenTelemetry collectors: spans of calls, registry requests, unpacking and shims."""
