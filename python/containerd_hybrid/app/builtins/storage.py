@@ -190,6 +190,7 @@ async def _metadata(context: InitContext) -> Metadata:
     from containerd_hybrid.metadata.leases import MetadataLeaseManager
     from containerd_hybrid.metadata.locks import BlobLocks
     from containerd_hybrid.metadata.namespaces import MetadataNamespaceStore
+    from containerd_hybrid.metadata.orphans import shorten_dead_leases
     from containerd_hybrid.metadata.snapshots import MetadataSnapshotter
 
     config: MetadataConfig = context.config
@@ -205,6 +206,7 @@ async def _metadata(context: InitContext) -> Metadata:
     database = SqliteDatabase(folder / "meta.db", no_sync=config.no_sync)
     await database.open()
     context.on_close(database.close)
+    await shorten_dead_leases(database)
     context.exports["path"] = str(folder / "meta.db")
     context.exports["policy"] = config.content_sharing_policy
     locks = BlobLocks()
