@@ -33,6 +33,8 @@ __all__ = [
     "Pattern",
     "TlsSettings",
     "apply_layer",
+    "create_subvolume",
+    "delete_subvolume",
     "diff_layers",
     "disk_usage",
     "gzip_backend",
@@ -41,10 +43,17 @@ __all__ = [
     "mount_temporary",
     "mounted",
     "mountinfo",
+    "project_id",
+    "project_usage",
     "remove_tree",
+    "set_project_id",
+    "set_project_limit",
+    "set_subvolume_read_only",
+    "subvolume_id",
     "unmount_all",
     "unmount_each",
     "unmount_temporary",
+    "unpack_layer",
 ]
 
 _Path: TypeAlias = str | PathLike[str]
@@ -153,6 +162,21 @@ class DiffedLayer:
     @property
     def unpacked_size(self) -> int:
         """Length of the uncompressed archive."""
+
+def unpack_layer(
+    fd: int,
+    sink: int,
+    *,
+    compression: str = "auto",
+    digest: str | None = None,
+    size: int | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[str, int]:
+    """Write the uncompressed bytes of the layer in ``fd`` to ``sink``; give their diff ID and number.
+
+    A reader of ``sink`` that has seen enough may close it: the rest is hashed all the same. Compressions
+    and errors are those of :func:`apply_layer`.
+    """
 
 def diff_layers(
     lower: _Path | None,

@@ -3,6 +3,7 @@
 //! * [`apply`]: compressed layer → directory, in one pass that also computes the digest of the
 //!   compressed bytes and the diff ID (digest of the tar stream).
 //! * [`apply_growing`]: the same, behind a writer that is still receiving the layer.
+//! * [`unpack`]: compressed layer → tar stream, with the same checks.
 //! * [`diff`]: two directories → layer, with digest and diff ID.
 //! * [`Hasher`], [`hash_file`], [`copy_and_hash`]: content store ingests.
 //! * [`disk_usage`], [`remove_tree`]: what a snapshotter does with whole trees.
@@ -25,6 +26,7 @@ mod remove;
 mod source;
 mod sys;
 pub mod tar;
+mod unpack;
 mod usage;
 
 pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply, apply_growing};
@@ -35,6 +37,7 @@ pub use error::{Error, Result};
 pub use growth::{Growing, Growth};
 pub use gzip::GZIP_BACKEND;
 pub use remove::remove_tree;
+pub use unpack::{UnpackOptions, UnpackedLayer, unpack};
 pub use usage::{Usage, disk_usage};
 
 /// A flag that another thread sets to make a running call return [`Error::Cancelled`] soon.

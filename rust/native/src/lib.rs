@@ -15,6 +15,7 @@ mod mounting;
 mod pattern;
 mod receive;
 mod tree;
+mod unpacking;
 mod volumes;
 
 #[pymodule]
@@ -38,6 +39,8 @@ mod _native {
     use crate::receive::{HttpBody, HttpClient, TlsSettings};
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};
+    #[pymodule_export]
+    use crate::unpacking::unpack_layer;
     #[pymodule_export]
     use crate::volumes::{
         create_subvolume, delete_subvolume, project_id, project_usage, set_project_id,
