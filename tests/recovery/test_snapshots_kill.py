@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.contract.snapshots.world import DRIVERS, NS, World, open_world
 
+from containerd_hybrid import _native
 from containerd_hybrid.snapshots.api import Kind
 
 pytestmark = pytest.mark.root
@@ -21,17 +22,17 @@ import asyncio, sys
 from pathlib import Path
 from tests.contract.snapshots.world import NS, open_world
 
-def fill(mounts):
-    # The only mount is a bind mount here, so its source can be written without mounting.
-    for number in range(20):
-        (Path(mounts[0].source) / str(number)).write_text("x" * 1000)
+def fill(world, mounts):
+    with world.mounted(mounts) as root:
+        for number in range(20):
+            (root / str(number)).write_text("x" * 1000)
 
 async def work(world, worker):
     sn = world.snapshotter
     for turn in range(1_000_000):
         key = f"{worker}-{turn}"
         mounts = await sn.prepare(NS, key)
-        await asyncio.to_thread(fill, mounts)
+        await asyncio.to_thread(fill, world, mounts)
         await sn.commit(NS, "c" + key, key)
         print("c" + key, flush=True)
         await sn.prepare(NS, "a" + key, "c" + key)
@@ -61,6 +62,9 @@ def _run_and_kill(driver: str, root: Path, milliseconds: int) -> set[str]:
     process.send_signal(signal.SIGKILL)
     rest = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL
+    # What a daemon does with its temporary mounts when it starts.
+    for left in (root / "work").glob("mount-*"):
+        _native.unmount_temporary(left)
     return {line.strip() for line in (first + rest).splitlines(keepends=True) if line.endswith("\n")}
 
 
@@ -75,8 +79,17 @@ async def _check(world: World) -> None:
                 assert len(list(root.iterdir())) == 20
 
 
-@pytest.mark.parametrize("milliseconds", [0, 15, 80, 300])
-@pytest.mark.parametrize("driver", sorted(DRIVERS))
+_SLOW = {"blockfile", "erofs", "erofs-block"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "milliseconds"),
+    [
+        (driver, pause)
+        for driver in sorted(DRIVERS)
+        for pause in ((0, 80) if driver in _SLOW else (0, 15, 80, 300))
+    ],
+)
 async def test_records_have_folders_and_folders_records(
     driver: str, milliseconds: int, tmp_path: Path
 ) -> None:

@@ -70,6 +70,14 @@ def select_ids(connection: sqlite3.Connection, snapshotter: str) -> set[int]:
     return {number for (number,) in rows}
 
 
+def select_committed_ids(connection: sqlite3.Connection, snapshotter: str) -> list[int]:
+    """The numbers of all committed snapshots, in whatever namespace."""
+    rows = connection.execute(
+        "SELECT id FROM snapshots WHERE snapshotter = ? AND kind = 'committed' ORDER BY id", (snapshotter,)
+    )
+    return [number for (number,) in rows]
+
+
 def select_parents(connection: sqlite3.Connection, id: int) -> tuple[int, ...]:
     """The numbers of all parents, the nearest first."""
     rows = connection.execute(

@@ -7,6 +7,7 @@ one transaction; the folders' life beside it is in ``snapshot_folders``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import TypeVar
 from containerd_hybrid.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    HybridError,
     InvalidArgumentError,
     NotFoundError,
 )
@@ -43,6 +45,8 @@ from containerd_hybrid.snapshots.api import (
     REF_LABEL,
     DriverSnapshot,
     Kind,
+    RemoteDriver,
+    SettlingDriver,
     SnapshotDriver,
     SnapshotInfo,
     Usage,
@@ -52,6 +56,8 @@ _INHERITED = "containerd.io/snapshot/"
 _PAGE = 100
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,19 @@ class MetadataSnapshotter:
         self._sync_remove = sync_remove
         self._type = refs.snapshots(driver.name)
         self._folders = SnapshotFolderKeeper(database, driver)
+        self._settled = False
 
     async def cleanup(self) -> None:
         """Raises the first error when not every folder could be removed."""
         await self._folders.cleanup()
+        if not self._settled:
+            self._settled = True
+            committed = partial(rows.select_committed_ids, snapshotter=self.name)
+            for number in await self._database.read(committed):
+                await self._settle(number)
+        driver = self._driver
+        if isinstance(driver, RemoteDriver):
+            await settled(driver.cleanup)
 
     async def close(self) -> None:
         """Wait for the folders that are being removed."""
@@ -153,7 +168,7 @@ class MetadataSnapshotter:
 
         def work(connection: sqlite3.Connection) -> tuple[SnapshotRow, DriverSnapshot]:
             row = rows.select_snapshot(connection, place, key)
-            return row, _driver_snapshot(connection, row)
+            return row, _driver_snapshot(connection, place, row)
 
         return await self._database.read(work)
 
@@ -181,10 +196,15 @@ class MetadataSnapshotter:
 
         parents = await self._unless_taken(request, look)
         async with self._folders.fresh() as number:
-            snapshot = DriverSnapshot(number, request.kind, parents, _inherited(request.labels))
+            labels = _inherited(request.labels)
+            snapshot = DriverSnapshot(number, request.kind, parents, labels, request.scope.namespace)
             recorded: list[bool] = []
             try:
-                await settled(lambda: self._driver.create(snapshot))
+                try:
+                    await settled(lambda: self._driver.create(snapshot))
+                except AlreadyExistsError:
+                    await self._adopt(request, snapshot, recorded)
+                    raise
                 mounts = await settled(lambda: self._driver.mounts(snapshot))
 
                 def record(transaction: Transaction) -> None:
@@ -198,6 +218,30 @@ class MetadataSnapshotter:
             finally:
                 if not recorded:
                     await asyncio.shield(self._folders.remove(number))
+
+    async def _adopt(self, request: _Request, snapshot: DriverSnapshot, recorded: list[bool]) -> None:
+        """Record what a remote driver says it has already, if it has.
+
+        Raises:
+            AlreadyExistsError: it has, and the target is there now.
+        """
+        driver, target = self._driver, request.labels.get(REF_LABEL, "")
+        if not target or not isinstance(driver, RemoteDriver):
+            return
+        usage = await settled(lambda: driver.adopt(snapshot))
+        if usage is None:
+            return
+
+        def record(transaction: Transaction) -> None:
+            connection, place = transaction.connection, request.place
+            parent = _parent_id(connection, place, request.parent)
+            rows.insert_snapshot(connection, place, snapshot.id, Kind.ACTIVE, target, parent, request.labels)
+            rows.commit_snapshot(connection, place, snapshot.id, target, parent, usage, request.labels)
+            add_to_lease(connection, request.scope, self._type, target)
+            transaction.after_commit(lambda: recorded.append(True))
+
+        await self._write_unless_taken(request, record)
+        raise AlreadyExistsError(f"target snapshot {quoted(target)}: already exists")
 
     def _insert(self, transaction: Transaction, request: _Request, id: int) -> None:
         connection = transaction.connection
@@ -224,6 +268,17 @@ class MetadataSnapshotter:
             self._publish(transaction, scope, SnapshotCommit(key, name, self.name))
 
         await self._write_unless_taken(request, record)
+        await self._settle(snapshot.id)
+
+    async def _settle(self, id: int) -> None:
+        """The commit is on record and stays, whatever comes of this; a restart tries it again."""
+        driver = self._driver
+        if not isinstance(driver, SettlingDriver):
+            return
+        try:
+            await settled(lambda: driver.settle(id))
+        except HybridError as error:
+            log.warning("snapshotter %s: %s; the next start tries again", self.name, error)
 
     def _committable(
         self, connection: sqlite3.Connection, request: _Request, key: str
@@ -244,7 +299,11 @@ class MetadataSnapshotter:
                     "prepare it on that parent: failed precondition"
                 )
             parent = request.parent
-        return _driver_snapshot(connection, row), _parent_id(connection, request.place, parent)
+        above = _parent_id(connection, request.place, parent)
+        snapshot = _driver_snapshot(connection, request.place, row)
+        if above is not None and not snapshot.parents:
+            snapshot = replace(snapshot, parents=(above, *rows.select_parents(connection, above)))
+        return snapshot, above
 
     async def _unless_taken(self, request: _Request, look: Callable[[sqlite3.Connection], T]) -> T:
         """What ``look`` finds.
@@ -352,9 +411,9 @@ def _parent_id(connection: sqlite3.Connection, place: Place, parent: str) -> int
     return row.id
 
 
-def _driver_snapshot(connection: sqlite3.Connection, row: SnapshotRow) -> DriverSnapshot:
+def _driver_snapshot(connection: sqlite3.Connection, place: Place, row: SnapshotRow) -> DriverSnapshot:
     parents = rows.select_parents(connection, row.id)
-    return DriverSnapshot(row.id, row.info.kind, parents, _inherited(row.info.labels))
+    return DriverSnapshot(row.id, row.info.kind, parents, _inherited(row.info.labels), place.namespace)
 
 
 def _inherited(labels: Mapping[str, str]) -> dict[str, str]:

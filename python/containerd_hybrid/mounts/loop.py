@@ -120,6 +120,11 @@ def _open_ours(mount_point: Path) -> int | None:
     return None
 
 
+def attach_for_mount(file: str) -> tuple[int, str]:
+    """A read-only device on a file, gone with its last user: the descriptor, or what is mounted of it."""
+    return _attach(file, _READ_ONLY | _AUTOCLEAR)
+
+
 def _attach(file: str, flags: int) -> tuple[int, str]:
     mode = os.O_CLOEXEC | (os.O_RDONLY if flags & _READ_ONLY else os.O_RDWR)
     try:

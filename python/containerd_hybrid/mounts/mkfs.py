@@ -40,7 +40,10 @@ class MakeFileSystem:
             if not separator or key not in {"size", "fs", "uuid"}:
                 raise InvalidArgumentError(f"unknown mount option {option}: use size=, fs= or uuid=")
             settings[key] = value
-        size = _size(settings.get("size", ""))
+        size = parse_size(settings.get("size", ""))
+        if not size:
+            given = settings.get("size", "")
+            raise InvalidArgumentError(f"mkfs requires {_PREFIX}size=SIZE, such as 64MiB; it is {given!r}")
         command = _command(settings.get("fs", "ext4"), settings.get("uuid", ""))
         with self._roots.parent(mount.source, "mkfs") as (folder, name):
             if not _exists(folder, name):
@@ -48,13 +51,10 @@ class MakeFileSystem:
         return replace(mount, options=tuple(kept))
 
 
-def _size(text: str) -> int:
-    """Bytes of ``64MiB``, ``64m``, ``1.5GB``: units are powers of 1024, as in containerd."""
+def parse_size(text: str) -> int:
+    """Bytes of ``64MiB``, ``64m``, ``1.5GB``, in powers of 1024 as in containerd; 0 for what is no size."""
     match = _SIZE.fullmatch(text.strip())
-    size = int(Decimal(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match else 0
-    if not size:
-        raise InvalidArgumentError(f"mkfs requires {_PREFIX}size=SIZE, such as 64MiB; it is {text!r}")
-    return size
+    return int(Decimal(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match else 0
 
 
 def _command(kind: str, uuid: str) -> list[str]:

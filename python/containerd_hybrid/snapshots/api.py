@@ -29,7 +29,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from containerd_hybrid.model import Mount, Scope
 
@@ -124,13 +124,18 @@ class Snapshotter(Protocol):
 def rebasable(mounts: Sequence[Mount]) -> list[Mount]:
     """The mounts of an active snapshot without a parent, for applying a layer that has one.
 
-    A bind mount becomes the upper half of an overlay, which only a differ that writes into the folder
-    itself can use. Others are returned as they are.
+    A bind mount (the last one, where they stack) becomes the upper half of an overlay, which only a
+    differ that writes into the folder itself can use. Others are returned as they are.
     """
-    if len(mounts) != 1 or mounts[0].type != "bind" or mounts[0].read_only:
+    if not mounts or mounts[-1].read_only:
         return list(mounts)
-    options = (option for option in mounts[0].options if option != "rbind")
-    return [Mount("overlay", "overlay", (*options, f"upperdir={mounts[0].source}"))]
+    last = mounts[-1]
+    prefix, _, kind = last.type.rpartition("/")
+    if kind != "bind":
+        return list(mounts)
+    options = (option for option in last.options if option != "rbind")
+    overlay = f"{prefix}/overlay" if prefix else "overlay"
+    return [*mounts[:-1], Mount(overlay, "overlay", (*options, f"upperdir={last.source}"))]
 
 
 def staged(mounts: Sequence[Mount]) -> bool:
@@ -146,6 +151,7 @@ class DriverSnapshot:
     kind: Kind
     parents: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = ""
 
 
 class SnapshotDriver(Protocol):
@@ -162,7 +168,13 @@ class SnapshotDriver(Protocol):
 
     def create(self, snapshot: DriverSnapshot) -> None: ...
     def mounts(self, snapshot: DriverSnapshot) -> list[Mount]: ...
-    def commit(self, snapshot: DriverSnapshot) -> Usage: ...
+    def commit(self, snapshot: DriverSnapshot) -> Usage:
+        """Called before the record is; must leave a snapshot that can still be written and committed again.
+
+        ``parents`` are those it is to have, which are new where it was prepared without.
+        """
+        ...
+
     def usage(self, snapshot: DriverSnapshot) -> Usage: ...
     def remove(self, id: int) -> None:
         """Remove the folder, whole or half made or half removed; none is no error."""
@@ -174,4 +186,29 @@ class SnapshotDriver(Protocol):
 
     def labels(self, id: int) -> Mapping[str, str]:
         """Labels that the driver adds to those a client is shown."""
+        ...
+
+
+@runtime_checkable
+class SettlingDriver(Protocol):
+    """A driver with work left when a commit is on record: what could not be undone if that failed."""
+
+    def settle(self, id: int) -> None:
+        """``id`` is committed for good. Called again for all committed snapshots after a start."""
+        ...
+
+
+@runtime_checkable
+class RemoteDriver(Protocol):
+    """A driver whose snapshots are kept by somebody else, who may have some that were never made here.
+
+    It answers ``create`` with AlreadyExistsError when it has what :data:`REF_LABEL` names.
+    """
+
+    def adopt(self, snapshot: DriverSnapshot) -> Usage | None:
+        """Take that one over as the committed snapshot ``snapshot.id``; None when it is not there."""
+        ...
+
+    def cleanup(self) -> None:
+        """Have the other side remove what nothing knows there."""
         ...

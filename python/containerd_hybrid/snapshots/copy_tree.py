@@ -38,6 +38,31 @@ def copy_tree(source: Path, target: Path) -> None:
         os.close(top)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the contents of a file into a new one, mode 0600, and see them on disk.
+
+    Shared with the source where the file system can, and sparse where that is.
+
+    Raises:
+        OSError: it cannot be copied; ``target`` may be incomplete then.
+    """
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.ioctl(writing, _FICLONE, reading)
+            except OSError as error:
+                if error.errno not in _CANNOT_SHARE:
+                    raise
+                _copy_contents(reading, writing, os.fstat(reading))
+            os.fsync(writing)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
 class _Walk:
     """A position in both trees. Two descriptors are open at any depth: the way back is ``..``."""
 

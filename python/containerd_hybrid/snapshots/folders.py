@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +24,10 @@ _BEING_REMOVED = "rm-"
 class SnapshotFolders:
     """The folders below ``root`` (``<daemon's root>/io.containerd.snapshotter.v1.<name>``)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, before_removal: Callable[[Path], None] | None = None) -> None:
+        """``before_removal`` is told of every folder, whole or not, whose removal begins or begins anew."""
         self._folder = root / "snapshots"
+        self._before_removal = before_removal
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -39,10 +41,16 @@ class SnapshotFolders:
     @contextmanager
     def make(self, id: int) -> Iterator[Path]:
         """A fresh folder to fill (mode 0700): named when the block ends well, removed when not."""
+        with self.make_otherwise(id) as draft:
+            draft.mkdir(mode=0o700)
+            yield draft
+
+    @contextmanager
+    def make_otherwise(self, id: int) -> Iterator[Path]:
+        """Like :meth:`make`, but the block has to make the folder itself."""
         self.remove(id)
         draft = self._folder / f"{_BEING_MADE}{id}"
         try:
-            draft.mkdir(mode=0o700)
             yield draft
             draft.rename(self.path(id))
         except BaseException as error:
@@ -57,13 +65,19 @@ class SnapshotFolders:
         """Remove a snapshot's folder in whatever state it is; none is no error."""
         doomed = self._folder / f"{_BEING_REMOVED}{id}"
         try:
-            remove_tree(doomed)
+            self._take_away(doomed)
             for folder in (self._folder / f"{_BEING_MADE}{id}", self.path(id)):
                 with suppress(FileNotFoundError):
                     folder.rename(doomed)
-                    remove_tree(doomed)
+                    self._take_away(doomed)
         except OSError as error:
             raise error_for_os(error, f"remove snapshot {id} from {self._folder}") from error
+
+    def _take_away(self, doomed: Path) -> None:
+        if doomed.is_dir():
+            if self._before_removal is not None:
+                self._before_removal(doomed)
+            remove_tree(doomed)
 
     def ids(self) -> list[int]:
         """The numbers of all folders, in whatever state, in ascending order."""

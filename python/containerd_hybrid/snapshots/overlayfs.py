@@ -20,6 +20,7 @@ from containerd_hybrid.snapshots import overlay_support
 from containerd_hybrid.snapshots.api import REBASE, DriverSnapshot, Kind, Usage
 from containerd_hybrid.snapshots.folders import SnapshotFolders
 from containerd_hybrid.snapshots.idmap import GID_LABEL, UID_LABEL, mapped_root
+from containerd_hybrid.snapshots.sizelimit import SizeLimits
 
 UPPERDIR_LABEL = "containerd.io/snapshot/overlay.upperdir"
 
@@ -48,7 +49,8 @@ class OverlaySnapshotDriver:
     ) -> None:
         if set(":,\\") & set(str(root)):
             raise InvalidConfigError(f"overlayfs cannot use {str(root)!r}: a path with ':', ',' or '\\'")
-        self._folders = SnapshotFolders(root)
+        self._limits = SizeLimits(root)
+        self._folders = SnapshotFolders(root, self._limits.lift)
         overlay_support.check(root)
         self._remaps = overlay_support.can_map_ids()
         self._options = _with_needed_options(mount_options, root)
@@ -60,13 +62,19 @@ class OverlaySnapshotDriver:
         )
 
     def create(self, snapshot: DriverSnapshot) -> None:
-        """Raises: UnimplementedError: its labels map IDs and the kernel cannot."""
+        """Make the folders, with a quota when its labels limit its size.
+
+        Raises:
+            UnimplementedError: its labels map IDs and the kernel cannot.
+            FailedPreconditionError: its labels limit its size and the file system cannot.
+        """
         root_owner = mapped_root(snapshot.labels)
         if root_owner is not None and not self._remaps:
             raise UnimplementedError(
                 f"snapshot {snapshot.id} cannot be mapped into a user namespace: overlayfs needs Linux 5.19"
             )
         with self._folders.make(snapshot.id) as folder:
+            self._limits.impose(snapshot, folder)
             upper = folder / "fs"
             upper.mkdir()
             mode = 0o755
@@ -103,6 +111,10 @@ class OverlaySnapshotDriver:
     def usage(self, snapshot: DriverSnapshot) -> Usage:
         """What the snapshot adds to its parents."""
         return Usage(*disk_usage(self._upper(snapshot.id)))
+
+    def settle(self, id: int) -> None:
+        """What is committed does not grow any more and needs no quota."""
+        self._limits.lift(self._folders.path(id))
 
     def remove(self, id: int) -> None:
         self._folders.remove(id)

@@ -40,6 +40,8 @@ async def test_owners_of_all_layers_are_mapped(world: World) -> None:
 
 async def test_a_snapshot_without_a_parent_is_mapped_too(world: World) -> None:
     """As in containerd, its root belongs to the mapped root before it is mapped by the mount."""
+    if world.driver.name != "overlayfs":
+        pytest.skip("erofs maps only what has layers, as in containerd")
     mounts = await world.snapshotter.prepare(NS, "a", "", _LABELS)
     source = Path(mounts[0].source).stat()
     assert (source.st_uid, source.st_gid) == (100_000, 200_000)

@@ -81,6 +81,8 @@ async def test_making_and_cleaning_at_once(world: World) -> None:
 
 
 async def test_a_removal_that_fails_is_tried_again(world: World, tmp_path: Path) -> None:
+    if world.driver.name == "btrfs":
+        pytest.skip("what is mounted in a subvolume does not hold it: the kernel takes both away")
     await world.snapshotter.prepare(NS, "a")
     [number] = world.driver.ids()
     folder = tmp_path / world.driver.name / "snapshots" / str(number)

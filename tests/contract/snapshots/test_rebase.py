@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.contract.snapshots.world import NS, World
+from tests.contract.snapshots.world import NS, World, activated
 
 from containerd_hybrid.diff.walking import WalkingDiffer
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
@@ -65,7 +65,8 @@ async def test_layers_are_applied_backwards(world: World, tmp_path: Path) -> Non
     sn = world.snapshotter
     for number in (2, 1, 0):
         mounts = rebasable(await sn.prepare(NS, f"a{number}"))
-        await differ.apply(NS, layers[number], mounts)
+        with activated(mounts, world.work) as left:
+            await differ.apply(NS, layers[number], left)
     for number in (0, 1, 2):
         await sn.commit(NS, f"c{number}", f"a{number}", {}, f"c{number - 1}" if number else "")
     assert [(await sn.stat(NS, f"c{number}")).parent for number in (0, 1, 2)] == ["", "c0", "c1"]

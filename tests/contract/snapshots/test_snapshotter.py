@@ -144,8 +144,8 @@ async def test_mounts_are_as_they_were_when_it_was_made(world: World) -> None:
         viewed = await world.snapshotter.view(NS, f"v-{parent}", parent)
         assert await world.snapshotter.mounts(NS, f"a-{parent}") == prepared
         assert await world.snapshotter.mounts(NS, f"v-{parent}") == viewed
-        assert not prepared[0].read_only
-        assert viewed[0].type == "overlay" or viewed[0].read_only
+        assert not prepared[-1].read_only
+        assert viewed[-1].type.endswith("overlay") or viewed[-1].read_only
 
 
 async def test_a_snapshot_with_children_stays(world: World) -> None:
@@ -320,7 +320,8 @@ async def test_usage_of_a_view_is_nothing(world: World) -> None:
     assert await world.snapshotter.usage(NS, "v") == Usage(0, 0)
 
 
-async def test_usage_is_counted_until_the_commit(world: World) -> None:
+async def test_usage_is_counted_until_the_commit(world: World, driver_name: str) -> None:
+    images = driver_name in {"blockfile", "erofs-block"}
     mounts = await world.snapshotter.prepare(NS, "a")
     empty = await world.snapshotter.usage(NS, "a")
     with world.mounted(mounts) as root:
@@ -328,10 +329,19 @@ async def test_usage_is_counted_until_the_commit(world: World) -> None:
         (root / "two").hardlink_to(root / "one")
         (root / "hole").touch()
     filled = await world.snapshotter.usage(NS, "a")
-    assert filled.inodes == empty.inodes + 2
-    assert 100_000 <= filled.size - empty.size < 120_000
+    if images:
+        assert (empty.inodes, filled.inodes) == (1, 1)
+        assert filled.size - empty.size >= 100_000
+    else:
+        assert filled.inodes == empty.inodes + 2
+        assert 100_000 <= filled.size - empty.size < 120_000
     await world.snapshotter.commit(NS, "c", "a")
-    assert await world.snapshotter.usage(NS, "c") == filled
+    committed_as = await world.snapshotter.usage(NS, "c")
+    if world.driver.name == "erofs":  # which makes an image of it
+        assert committed_as.inodes == 1
+        assert 100_000 <= committed_as.size < 120_000
+    else:
+        assert committed_as == filled
 
 
 def _write(path: Path, size: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.contract.snapshots import drivers
 from tests.contract.support import RecordingPublisher
 
 from containerd_hybrid import _native
@@ -17,14 +18,24 @@ from containerd_hybrid.metadata.database import SqliteDatabase
 from containerd_hybrid.metadata.leases import MetadataLeaseManager
 from containerd_hybrid.metadata.snapshots import MetadataSnapshotter
 from containerd_hybrid.model import Mount, Scope
+from containerd_hybrid.mounts.api import ActiveMount
+from containerd_hybrid.mounts.beneath import Roots
+from containerd_hybrid.mounts.mkdir import MakeFolders
+from containerd_hybrid.mounts.mkfs import MakeFileSystem
+from containerd_hybrid.mounts.plan import Planner
+from containerd_hybrid.mounts.transform import Format, Transformer
 from containerd_hybrid.snapshots.api import SnapshotDriver
-from containerd_hybrid.snapshots.native import NativeSnapshotDriver
-from containerd_hybrid.snapshots.overlayfs import OverlaySnapshotDriver
 
-DRIVERS: dict[str, Callable[[Path], SnapshotDriver]] = {
-    "overlayfs": OverlaySnapshotDriver,
-    "native": NativeSnapshotDriver,
+DRIVERS: dict[str, Callable[[Path], AbstractContextManager[SnapshotDriver]]] = {
+    "blockfile": drivers.blockfile,
+    "btrfs": drivers.btrfs,
+    "erofs": drivers.erofs,
+    "erofs-block": drivers.erofs_block,
+    "native": drivers.native,
+    "overlayfs": drivers.overlayfs,
 }
+"""Every driver that this machine can have, in a folder; what it needs beside that is gone at the end."""
+
 NS = Scope("default")
 
 Change = Callable[[Path], None]
@@ -69,23 +80,52 @@ class World:
     @contextmanager
     def mounted(self, mounts: Sequence[Mount]) -> Iterator[Path]:
         """A real mount, gone at the end."""
-        target = _native.mount_temporary([(m.type, m.source, m.target, m.options) for m in mounts], self.work)
-        try:
-            yield Path(target)
-        finally:
-            _native.unmount_temporary(target)
+        with activated(mounts, self.work) as left:
+            target = _native.mount_temporary(_tuples(left), self.work)
+            try:
+                yield Path(target)
+            finally:
+                _native.unmount_temporary(target)
 
 
 @asynccontextmanager
 async def open_world(name: str, root: Path, *, sync_remove: bool = False) -> AsyncIterator[World]:
     publisher = RecordingPublisher()
-    driver = DRIVERS[name](root / name)
-    async with SqliteDatabase(root / "meta.db", no_sync=True) as database:
-        snapshotter = MetadataSnapshotter(database, driver, publisher, sync_remove=sync_remove)
-        yield World(
-            snapshotter, driver, database, MetadataLeaseManager(database), publisher.events, root / "work"
-        )
-        await snapshotter.close()
+    with DRIVERS[name](root) as driver:
+        async with SqliteDatabase(root / "meta.db", no_sync=True) as database:
+            snapshotter = MetadataSnapshotter(database, driver, publisher, sync_remove=sync_remove)
+            yield World(
+                snapshotter, driver, database, MetadataLeaseManager(database), publisher.events, root / "work"
+            )
+            await snapshotter.close()
+
+
+@contextmanager
+def activated(mounts: Sequence[Mount], work: Path) -> Iterator[Sequence[Mount]]:
+    """What is left to mount when the mount manager's part is done: the same steps, without its records."""
+    roots = Roots([work.parent])
+    transformers: dict[str, Transformer] = {
+        "format": Format(),
+        "mkdir": MakeFolders(roots),
+        "mkfs": MakeFileSystem(roots),
+    }
+    plan = Planner(transformers, {}).plan(mounts)
+    if plan is None:
+        yield mounts
+        return
+    active: list[ActiveMount] = []
+    try:
+        for step in plan.first:
+            mount = step.transformed(active)
+            active.append(ActiveMount(mount, _native.mount_temporary(_tuples([mount]), work), 0))
+        yield [step.transformed(active) for step in plan.rest]
+    finally:
+        for one in reversed(active):
+            _native.unmount_temporary(one.mount_point)
+
+
+def _tuples(mounts: Sequence[Mount]) -> list[tuple[str, str, str, Sequence[str]]]:
+    return [(m.type, m.source, m.target, m.options) for m in mounts]
 
 
 def describe(root: Path) -> dict[str, object]:

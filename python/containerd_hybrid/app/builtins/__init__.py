@@ -7,7 +7,15 @@ so that ``config dump`` and ``--help`` need none of them.
 from __future__ import annotations
 
 from containerd_hybrid.app.api import Plugin
-from containerd_hybrid.app.builtins import operator, runtime, servers, services, storage, tracing
+from containerd_hybrid.app.builtins import (
+    operator,
+    runtime,
+    servers,
+    services,
+    snapshotters,
+    storage,
+    tracing,
+)
 
 # Without these there is nothing to serve; the daemon does not start when one of them fails.
 ESSENTIAL = (
@@ -20,6 +28,7 @@ ESSENTIAL = (
 def builtins() -> list[Plugin]:
     """Every plug-in of this program, each after those it needs."""
     return [
+        *snapshotters.PLUGINS,
         *storage.PLUGINS,
         *runtime.PLUGINS,
         *operator.PLUGINS,

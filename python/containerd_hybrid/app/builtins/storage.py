@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, SkipPlugin
+from containerd_hybrid.app.builtins.snapshotters import SnapshotBackend
 from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.errors import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from containerd_hybrid.metadata.locks import BlobLocks
     from containerd_hybrid.mounts.api import Mounter, MountHandler, MountManager
     from containerd_hybrid.sandbox.api import SandboxStore
-    from containerd_hybrid.snapshots.api import SnapshotDriver, Snapshotter
+    from containerd_hybrid.snapshots.api import Snapshotter
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +40,6 @@ _METADATA_FOLDER = "io.containerd.metadata.v1.sqlite"
 _CONTAINERD_METADATA = "io.containerd.metadata.v1.bolt/meta.db"
 _NO_DELAY = Duration.parse("0s")
 _STARTUP_DELAY = Duration.parse("100ms")
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayConfig:
-    """``[plugins."io.containerd.snapshotter.v1.overlayfs"]``"""
-
-    root_path: str = ""
-    upperdir_label: bool = False
-    sync_remove: bool = False
-    slow_chown: bool = False
-    mount_options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NativeConfig:
-    """``[plugins."io.containerd.snapshotter.v1.native"]``"""
-
-    root_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +70,17 @@ class DiffConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotBackend:
-    """What a plug-in of type SNAPSHOTTER is: a driver, which the metadata store makes a snapshotter."""
+class ErofsMountsConfig:
+    """``[plugins."io.containerd.mount-handler.v1.erofs"]`` has no keys."""
 
-    driver: SnapshotDriver
-    sync_remove: bool = False
+
+@dataclass(frozen=True, slots=True)
+class ErofsDifferConfig:
+    """``[plugins."io.containerd.differ.v1.erofs"]``"""
+
+    mkfs_options: tuple[str, ...] = ()
+    enable_tar_index: bool = False
+    enable_dmverity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,42 +129,6 @@ def _events(context: InitContext) -> EventExchange:
     exchange = Exchange(next(iter(context.all(PluginType.EVENT_LOG, EventLog).values()), None))
     context.on_close(exchange.close)
     return exchange
-
-
-async def _overlayfs(context: InitContext) -> SnapshotBackend:
-    from containerd_hybrid.snapshots.overlayfs import OverlaySnapshotDriver
-
-    config: OverlayConfig = context.config
-    return await _snapshots(
-        context,
-        lambda root: OverlaySnapshotDriver(
-            root,
-            mount_options=config.mount_options,
-            upperdir_label=config.upperdir_label,
-            slow_chown=config.slow_chown,
-        ),
-        sync_remove=config.sync_remove,
-    )
-
-
-async def _native(context: InitContext) -> SnapshotBackend:
-    from containerd_hybrid.snapshots.native import NativeSnapshotDriver
-
-    return await _snapshots(context, NativeSnapshotDriver)
-
-
-async def _snapshots(
-    context: InitContext, make: Callable[[Path], Any], *, sync_remove: bool = False
-) -> SnapshotBackend:
-    root = Path(context.config.root_path or context.root)
-    try:
-        driver = await in_thread(make, root)
-    except UnimplementedError as error:
-        raise SkipPlugin(error.message) from None
-    context.exports["root"] = str(root)
-    context.capabilities.extend(driver.capabilities)
-    context.platforms.append(Platform.host())
-    return SnapshotBackend(driver, sync_remove)
 
 
 async def _metadata(context: InitContext) -> Metadata:
@@ -287,6 +239,13 @@ async def _mounts(context: InitContext) -> Mounter:
     return mounter
 
 
+def _erofs_mounts(context: InitContext) -> MountHandler:
+    from containerd_hybrid.mounts.erofs import ErofsHandler
+
+    context.platforms.append(Platform.host())
+    return ErofsHandler()
+
+
 def _loop(_: InitContext) -> MountHandler:
     from containerd_hybrid.mounts.loop import LoopHandler
 
@@ -313,9 +272,10 @@ async def _mount_manager(context: InitContext) -> MountManager:
 
 
 def _walking(context: InitContext) -> Differ:
+    from containerd_hybrid.diff.activating import ActivatingDiffer
     from containerd_hybrid.diff.processors import StreamProcessor, StreamProcessors
     from containerd_hybrid.diff.walking import WalkingDiffer
-    from containerd_hybrid.mounts.api import Mounter
+    from containerd_hybrid.mounts.api import Mounter, MountManager
 
     mounter = context.get(PluginType.MOUNT_MANAGER, Mounter, "local")
     processors = StreamProcessors(
@@ -326,24 +286,61 @@ def _walking(context: InitContext) -> Differ:
     )
     differ = WalkingDiffer(context.get(PluginType.METADATA, Metadata).content, mounter, processors)
     context.platforms.append(Platform.host())
+    manager = context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")
+    activating = ActivatingDiffer(differ, differ, manager)
+    return Differ(activating, activating)
+
+
+async def _erofs_differ(context: InitContext) -> Differ:
+    from containerd_hybrid.diff.activating import ActivatingDiffer
+    from containerd_hybrid.diff.erofs import ErofsDiffer, check_program
+    from containerd_hybrid.diff.walking import WalkingDiffer
+    from containerd_hybrid.mounts.api import Mounter, MountManager
+
+    config: ErofsDifferConfig = context.config
+    try:
+        await in_thread(check_program)
+    except UnimplementedError as error:
+        raise SkipPlugin(error.message) from None
+    if config.enable_dmverity:
+        raise SkipPlugin("dm-verity is not supported: layers are made without hash trees")
+    content = context.get(PluginType.METADATA, Metadata).content
+    walking = WalkingDiffer(content, context.get(PluginType.MOUNT_MANAGER, Mounter, "local"))
+    manager = context.get(PluginType.MOUNT_MANAGER, MountManager, "bolt")
+    differ = ErofsDiffer(
+        content,
+        ActivatingDiffer(walking, walking, manager),
+        mkfs_options=config.mkfs_options,
+        tar_index=config.enable_tar_index,
+    )
+    host = Platform.host()
+    context.platforms.extend([host, replace(host, os_features=("erofs",))])
     return Differ(differ, differ)
 
 
 def _diff_service(context: InitContext) -> Differ:
+    from containerd_hybrid.diff.ordered import OrderedApplier, OrderedComparer
+
     config: DiffConfig = context.config
     differs = context.all(PluginType.DIFFER, Differ)
+    chosen = {name: differs[name] for name in config.default if name in differs}
+    if not chosen:
+        names = ", ".join(config.default)
+        raise NotFoundError(f"no differ for {names}: there is {', '.join(differs) or 'none'}")
     for name in config.default:
-        if name in differs:
-            return replace(differs[name], sync_fs=config.sync_fs)
-    raise NotFoundError(f"no differ for {', '.join(config.default)}: there is {', '.join(differs) or 'none'}")
+        if name not in chosen:
+            logger.warning("differ is not there; the others do its work", extra={"differ": name})
+    return Differ(
+        OrderedApplier({name: one.applier for name, one in chosen.items()}),
+        OrderedComparer({name: one.comparer for name, one in chosen.items()}),
+        config.sync_fs,
+    )
 
 
 PLUGINS = (
     Plugin(PluginType.CONTENT, "content", _content),
     Plugin(PluginType.WARNING, "deprecations", _deprecations),
     Plugin(PluginType.EVENT, "exchange", _events, (PluginType.EVENT_LOG,)),
-    Plugin(PluginType.SNAPSHOTTER, "native", _native, config=NativeConfig),
-    Plugin(PluginType.SNAPSHOTTER, "overlayfs", _overlayfs, config=OverlayConfig),
     Plugin(
         PluginType.METADATA,
         "bolt",
@@ -360,6 +357,7 @@ PLUGINS = (
     ),
     Plugin(PluginType.LEASE, "manager", _leases, (PluginType.METADATA,)),
     Plugin(PluginType.SANDBOX_STORE, "local", _sandboxes, (PluginType.METADATA,)),
+    Plugin(PluginType.MOUNT_HANDLER, "erofs", _erofs_mounts, config=ErofsMountsConfig),
     Plugin(PluginType.MOUNT_HANDLER, "loop", _loop),
     Plugin(PluginType.MOUNT_MANAGER, "local", _mounts),
     Plugin(
@@ -367,6 +365,13 @@ PLUGINS = (
         "bolt",
         _mount_manager,
         (PluginType.METADATA, PluginType.MOUNT_HANDLER, PluginType.MOUNT_MANAGER),
+    ),
+    Plugin(
+        PluginType.DIFFER,
+        "erofs",
+        _erofs_differ,
+        (PluginType.METADATA, PluginType.MOUNT_MANAGER),
+        config=ErofsDifferConfig,
     ),
     Plugin(PluginType.DIFFER, "walking", _walking, (PluginType.METADATA, PluginType.MOUNT_MANAGER)),
     Plugin(PluginType.SERVICE, "diff-service", _diff_service, (PluginType.DIFFER,), config=DiffConfig),
