@@ -15,17 +15,18 @@ def validate_topic(topic: str) -> None:
     """
     prefix = f"envelope topic {quoted(topic)}"
     if not topic:
-        raise InvalidArgumentError(f"{prefix}: must not be empty")
+        raise InvalidArgumentError(f"{prefix}: must not be empty: invalid argument")
     if not topic.startswith("/"):
-        raise InvalidArgumentError(f"{prefix}: must start with '/'")
+        raise InvalidArgumentError(f"{prefix}: must start with '/': invalid argument")
     if topic == "/":
-        raise InvalidArgumentError(f"{prefix}: must have at least one component")
+        raise InvalidArgumentError(f"{prefix}: must have at least one component: invalid argument")
     for component in topic[1:].split("/"):
         try:
             validate_identifier(component)
         except InvalidArgumentError as error:
             raise InvalidArgumentError(
                 f"{prefix}: failed validation on component {quoted(component)}: {error.message}"
+                ": invalid argument"
             ) from error
 
 
@@ -38,7 +39,9 @@ def validate_envelope(envelope: Envelope) -> None:
     try:
         validate_identifier(envelope.namespace)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"event envelope has invalid namespace: {error.message}") from error
+        raise InvalidArgumentError(
+            f"event envelope has invalid namespace: {error.message}: invalid argument"
+        ) from error
     validate_topic(envelope.topic)
     if not envelope.timestamp:
         raise InvalidArgumentError("timestamp must be set on forwarded event")

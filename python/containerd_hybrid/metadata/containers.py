@@ -27,12 +27,13 @@ from containerd_hybrid.metadata.rows import (
     encode_any,
     encode_extensions,
     encode_map,
+    listed,
     now,
     select_listed,
 )
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.fieldpaths import map_key, unknown_path, with_key
-from containerd_hybrid.model.filters import Filters, map_value
+from containerd_hybrid.model.filters import map_value
 from containerd_hybrid.model.identifiers import quoted, validate_identifier
 from containerd_hybrid.model.labels import stored_labels, validate_labels
 
@@ -64,7 +65,7 @@ class MetadataContainerStore:
         return await self._database.read(work)
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Container]:
-        wanted = Filters.parse(filters)
+        wanted = listed(filters)
 
         def work(connection: sqlite3.Connection) -> builtins.list[Container]:
             rows = select_listed(connection, _SELECT, scope.namespace, "id", wanted.exact("id"))

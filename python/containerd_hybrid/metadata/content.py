@@ -233,7 +233,7 @@ class MetadataContentStore:
         if number is not None:
             for status in await settled(lambda: self._statuses(scope.namespace, [(number, ref)])):
                 return status
-        raise NotFoundError(f"reference {ref}: not found")
+        raise NotFoundError(f"could not get status for ref {quoted(ref)}: reference {ref}: not found")
 
     async def list_ingests(self, scope: Scope, filters: Sequence[str] = ()) -> list[IngestStatus]:
         """Those with bytes of their own, in order of their refs. Field: ``ref``."""

@@ -18,13 +18,14 @@ from containerd_hybrid.metadata.rows import (
     add_to_lease,
     decode_map,
     encode_map,
+    listed,
     now,
     remove_from_lease,
     select_listed,
 )
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.model.fieldpaths import map_key, unknown_path, with_key
-from containerd_hybrid.model.filters import Filters, map_value
+from containerd_hybrid.model.filters import map_value
 from containerd_hybrid.model.identifiers import quoted
 from containerd_hybrid.model.labels import GC_EXPIRE, expiry, stored_labels, validate_labels
 
@@ -43,7 +44,7 @@ class MetadataImageStore:
         return await self._database.read(lambda connection: _read(connection, scope, name))
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Image]:
-        wanted = Filters.parse(filters)
+        wanted = listed(filters)
 
         def work(connection: sqlite3.Connection) -> builtins.list[Image]:
             rows = select_listed(connection, _SELECT, scope.namespace, "name", wanted.exact("name"))

@@ -18,9 +18,9 @@ from containerd_hybrid.errors import (
 from containerd_hybrid.leases.api import Lease, LeaseResource
 from containerd_hybrid.metadata.api import Database, Transaction
 from containerd_hybrid.metadata.refs import CONTENT, IMAGES, INGESTS
-from containerd_hybrid.metadata.rows import decode_map, encode_map, now, select_listed
+from containerd_hybrid.metadata.rows import decode_map, encode_map, listed, now, select_listed
 from containerd_hybrid.model import Digest, Scope
-from containerd_hybrid.model.filters import Filters, map_value
+from containerd_hybrid.model.filters import map_value
 from containerd_hybrid.model.identifiers import quoted
 from containerd_hybrid.model.labels import GC_FLAT, expiry, stored_labels
 
@@ -69,7 +69,7 @@ class MetadataLeaseManager:
         await self._database.write(work)
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Lease]:
-        wanted = Filters.parse(filters)
+        wanted = listed(filters)
 
         def work(connection: sqlite3.Connection) -> builtins.list[Lease]:
             rows = select_listed(connection, _SELECT, scope.namespace, "id", wanted.exact("id"))

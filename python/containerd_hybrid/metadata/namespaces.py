@@ -66,7 +66,7 @@ class MetadataNamespaceStore:
         Raises:
             InvalidArgumentError: another path, even ``labels``.
         """
-        _validate(name, labels)
+        _validate(name, {})
 
         def work(tx: Transaction) -> Namespace:
             kept = dict(labels)
@@ -77,6 +77,7 @@ class MetadataNamespaceStore:
                     if key is None:
                         raise InvalidArgumentError(f"cannot update {quoted(path)} field")
                     kept = with_key(kept, labels, key)
+            validate_labels(kept, "namespace.Labels")
             kept = stored_labels(kept)
             moment = now()
             tx.connection.execute(

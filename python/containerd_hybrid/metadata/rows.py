@@ -6,11 +6,12 @@ import base64
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.errors import InvalidFilterError, NotFoundError
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
+from containerd_hybrid.model.filters import Filters
 from containerd_hybrid.model.labels import stored_labels
 
 _NO_LABELS = "{}"
@@ -21,6 +22,18 @@ _MAX_LOOKUPS = 16
 def now() -> int:
     """The time that goes into ``created_at`` and ``updated_at``: Unix nanoseconds."""
     return time.time_ns()
+
+
+def listed(filters: Sequence[str]) -> Filters:
+    """The filters of a List; what is wrong with them is told as containerd does, with the class once more.
+
+    Raises:
+        InvalidFilterError: one cannot be parsed.
+    """
+    try:
+        return Filters.parse(filters)
+    except InvalidFilterError as error:
+        raise InvalidFilterError(f"{error.message}: invalid argument") from None
 
 
 def encode_map(values: Mapping[str, str]) -> str:

@@ -19,12 +19,13 @@ from containerd_hybrid.metadata.rows import (
     encode_any,
     encode_extensions,
     encode_map,
+    listed,
     now,
     select_listed,
 )
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.fieldpaths import map_key, unknown_path, with_key
-from containerd_hybrid.model.filters import Filters, map_value
+from containerd_hybrid.model.filters import map_value
 from containerd_hybrid.model.identifiers import quoted, validate_identifier
 from containerd_hybrid.model.labels import stored_labels
 from containerd_hybrid.sandbox.api import Sandbox
@@ -47,7 +48,7 @@ class MetadataSandboxStore:
         return await self._database.read(lambda connection: _read(connection, scope, id))
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Sandbox]:
-        wanted = Filters.parse(filters)
+        wanted = listed(filters)
 
         def work(connection: sqlite3.Connection) -> builtins.list[Sandbox]:
             rows = select_listed(connection, _SELECT, scope.namespace, "id", wanted.exact("id"))

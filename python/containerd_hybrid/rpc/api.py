@@ -61,7 +61,7 @@ class CallContext:
             FailedPreconditionError: the call named no namespace.
         """
         if not self.namespace:
-            raise FailedPreconditionError("namespace is required")
+            raise FailedPreconditionError("namespace is required: failed precondition")
         return Scope(self.namespace, self.lease)
 
 

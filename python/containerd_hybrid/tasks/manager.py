@@ -109,7 +109,9 @@ class ShimTaskManager:
         try:
             validate_identifier(exec_id)
         except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"invalid exec id {exec_id}: {error.message}") from error
+            raise InvalidArgumentError(
+                f"invalid exec id {exec_id}: {error.message}: invalid argument"
+            ) from error
         request = pb.ExecProcessRequest(
             id=container_id,
             exec_id=exec_id,

@@ -25,17 +25,25 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.rest
 
 
 class StockContainerd:
-    """Debian's ``containerd`` with everything below ``folder``. Used as ``with``.
+    """An installed ``containerd`` with everything below ``folder``. Used as ``with``.
 
-    ``config`` is TOML that goes after what the configuration file has anyway.
+    ``config`` is TOML that goes after what the configuration file has anyway; ``program`` is the path of
+    another one than PATH has.
     """
 
-    def __init__(self, folder: Path, *, config: str = "", environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: str = "",
+        environment: dict[str, str] | None = None,
+        program: str | None = None,
+    ) -> None:
         """
         Raises:
             NotFoundError: it is not installed.
         """
-        program = shutil.which("containerd")
+        program = shutil.which(program or "containerd")
         if program is None:
             raise NotFoundError("containerd is not installed: apt-get install containerd")
         self.folder = folder

@@ -24,5 +24,5 @@ def _with_namespace(call: CallContext) -> CallContext:
     try:
         validate_identifier(name)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"namespace validation: {error.message}") from None
+        raise InvalidArgumentError(f"namespace validation: {error.message}: invalid argument") from None
     return replace(call, namespace=name)

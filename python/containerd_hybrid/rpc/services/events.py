@@ -9,7 +9,6 @@ from typing import ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 
-from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.events.api import Envelope, EventExchange
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.services.events.v1 import events_pb2 as pb
@@ -58,8 +57,6 @@ class TtrpcEventsService:
 
 
 def _from_wire(message: event_pb2.Envelope) -> Envelope:
-    if not message.HasField("timestamp"):
-        raise InvalidArgumentError("timestamp must be set on forwarded event")
     event = AnyValue(message.event.type_url, message.event.value)
     return Envelope(message.timestamp.ToNanoseconds(), message.namespace, message.topic, event)
 

@@ -38,10 +38,8 @@ class NamespacesService:
         self, request: pb.UpdateNamespaceRequest, call: CallContext
     ) -> pb.UpdateNamespaceResponse:
         wanted = request.namespace
-        updated = await self._namespaces.update(
-            wanted.name, dict(wanted.labels), tuple(request.update_mask.paths)
-        )
-        return pb.UpdateNamespaceResponse(namespace=_to_wire(updated))
+        await self._namespaces.update(wanted.name, dict(wanted.labels), tuple(request.update_mask.paths))
+        return pb.UpdateNamespaceResponse()  # containerd tells nothing
 
     async def delete(self, request: pb.DeleteNamespaceRequest, call: CallContext) -> Empty:
         await self._namespaces.delete(request.name)

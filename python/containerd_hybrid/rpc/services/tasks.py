@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from containerd_hybrid.errors import InvalidArgumentError, UnimplementedError
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2 as pb
@@ -14,6 +15,8 @@ from containerd_hybrid.proto.types.task import task_pb2
 from containerd_hybrid.rpc.api import CallContext
 from containerd_hybrid.tasks.api import CreateTask, Exit, Process, Stdio, TaskManager
 from containerd_hybrid.wire import any_from_wire, any_to_wire, mounts_from_wire, timestamp
+
+_GO_ZERO_TIME = -62135596800
 
 
 class TasksService:
@@ -45,7 +48,8 @@ class TasksService:
         )
 
     async def delete(self, request: pb.DeleteTaskRequest, call: CallContext) -> pb.DeleteResponse:
-        return _deleted(request.container_id, await self._tasks.delete(call.scope, request.container_id))
+        # containerd gives the id of a process only, not of a task.
+        return _deleted("", await self._tasks.delete(call.scope, request.container_id))
 
     async def delete_process(self, request: pb.DeleteProcessRequest, call: CallContext) -> pb.DeleteResponse:
         ended = await self._tasks.delete_process(call.scope, request.container_id, request.exec_id)
@@ -70,6 +74,7 @@ class TasksService:
             raise InvalidArgumentError("exec id cannot be empty")
         spec = any_from_wire(request.spec)
         if spec is None:
+            await self._tasks.get(call.scope, request.container_id)
             raise InvalidArgumentError(f"exec {request.exec_id}: a process spec is required")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         await self._tasks.exec(call.scope, request.container_id, request.exec_id, spec, stdio)
@@ -108,6 +113,7 @@ class TasksService:
     async def update(self, request: pb.UpdateTaskRequest, call: CallContext) -> Empty:
         resources = any_from_wire(request.resources)
         if resources is None:
+            await self._tasks.get(call.scope, request.container_id)
             raise InvalidArgumentError(f"task {request.container_id}: resources are required")
         await self._tasks.update(call.scope, request.container_id, resources, dict(request.annotations))
         return Empty()
@@ -124,9 +130,14 @@ class TasksService:
         return pb.WaitResponse(exit_status=ended.status, exited_at=timestamp(ended.exited_at))
 
 
+def _ended(at: int) -> Timestamp:
+    """Clients of containerd know by Go's zero time, the first day of the year 1, what has not ended."""
+    return timestamp(at) or Timestamp(seconds=_GO_ZERO_TIME)
+
+
 def _deleted(id: str, ended: Exit) -> pb.DeleteResponse:
     return pb.DeleteResponse(
-        id=id, pid=ended.pid, exit_status=ended.status, exited_at=timestamp(ended.exited_at)
+        id=id, pid=ended.pid, exit_status=ended.status, exited_at=_ended(ended.exited_at)
     )
 
 
@@ -140,5 +151,5 @@ def _process(process: Process) -> task_pb2.Process:
         stderr=process.stdio.stderr,
         terminal=process.stdio.terminal,
         exit_status=process.exit_status,
-        exited_at=timestamp(process.exited_at),
+        exited_at=_ended(process.exited_at),
     )
