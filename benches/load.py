@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _WINDOW = (1 << 31) - 1
 _INITIAL = 65_535
+_FRAME = 16_384
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -26,9 +29,12 @@ def _field(name: str, value: str) -> bytes:
 
 
 class Load:
-    """One connection to ``address``, a Unix socket, for calls of one unary method."""
+    """One connection to ``address``, a Unix socket, for calls of one method that ends with its request.
 
-    def __init__(self, address: str, path: str, request: bytes = b"", namespace: str = "") -> None:
+    ``path`` is ``/service/Method``; ``metadata`` goes with each call.
+    """
+
+    def __init__(self, address: str, path: str, **metadata: str) -> None:
         headers = {
             ":method": "POST",
             ":scheme": "http",
@@ -37,13 +43,12 @@ class Load:
             "content-type": "application/grpc",
             "te": "trailers",
         }
-        if namespace:
-            headers["containerd-namespace"] = namespace
+        headers |= {f"containerd-{name}": value for name, value in metadata.items()}
         self._headers = b"".join(_field(name, value) for name, value in headers.items())
-        self._message = struct.pack(">BI", 0, len(request)) + request
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(address)
         self._next = 1
+        self._running = 0
         self._input = bytearray()
         self._granted = _WINDOW
         settings = struct.pack(">HIHI", 4, _WINDOW, 5, 1 << 20)
@@ -56,30 +61,46 @@ class Load:
     def close(self) -> None:
         self._socket.close()
 
-    def calls(self, count: int, at_once: int = 1) -> int:
+    def calls(self, count: int, at_once: int = 1, request: bytes = b"") -> int:
         """Make ``count`` calls with ``at_once`` under way at any time; the bytes of all answers.
 
         Raises:
             AssertionError: one failed, or the server closed the connection.
         """
-        first = min(count, at_once)
-        self._socket.sendall(b"".join(self._call() for _ in range(first)))
-        started, ended, received = first, 0, 0
-        while ended < count:
+        return self.send(repeat(request, count), at_once)
+
+    def send(self, requests: Iterable[bytes], at_once: int = 1) -> int:
+        """As :meth:`calls`, with a request for each."""
+        left = iter(requests)
+        self._socket.sendall(self._next_calls(left, at_once))
+        received = 0
+        while self._running:
             finished, size, answer = self._read()
-            ended += finished
+            self._running -= finished
             received += size
-            more = min(finished, count - started)
-            started += more
-            if answer or more:
-                self._socket.sendall(answer + b"".join(self._call() for _ in range(more)))
+            answer += self._next_calls(left, finished)
+            if answer:
+                self._socket.sendall(answer)
         return received
 
-    def _call(self) -> bytes:
+    def open(self, request: bytes = b"") -> None:
+        """Begin a call that nobody waits for."""
+        self._socket.sendall(self._call(request))
+
+    def _next_calls(self, requests: Iterator[bytes], count: int) -> bytes:
+        frames = []
+        for _, request in zip(range(count), requests, strict=False):
+            frames.append(self._call(request))
+        self._running += len(frames)
+        return b"".join(frames)
+
+    def _call(self, request: bytes) -> bytes:
         stream = self._next
         self._next += 2
+        message = struct.pack(">BI", 0, len(request)) + request
+        assert len(message) <= _FRAME, "a request of one frame"
         return _frame(_HEADERS, _END_HEADERS, stream, self._headers) + _frame(
-            _DATA, _END_STREAM, stream, self._message
+            _DATA, _END_STREAM, stream, message
         )
 
     def _read(self) -> tuple[int, int, bytes]:

@@ -24,7 +24,6 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -40,6 +39,7 @@ from containerd_hybrid.metadata.api import CommitListener
 from containerd_hybrid.metadata.failures import FOREIGN, damaged, translated
 from containerd_hybrid.metadata.filelock import FileLock
 from containerd_hybrid.metadata.migrate import migrate
+from containerd_hybrid.metadata.readers import Readers
 
 T = TypeVar("T")
 
@@ -96,9 +96,7 @@ class SqliteDatabase:
         self._gate = threading.Lock()  # nothing is queued behind the end; held for no longer than that
         self._uncopied = 0  # transactions that are only in the log; the writer thread's
         self._writer_thread: threading.Thread | None = None
-        self._readers: ThreadPoolExecutor | None = None
-        self._reader_connections: list[sqlite3.Connection] = []
-        self._local = threading.local()
+        self._readers: Readers | None = None
         self._lock = FileLock(self.path)
         self._listeners: list[CommitListener] = []
 
@@ -131,8 +129,8 @@ class SqliteDatabase:
         with self._gate:
             if not self._accepting:
                 raise self._not_open()
-            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
-        return await reading
+            reading = cast("Readers", self._readers).submit(work)
+        return cast("T", await reading)
 
     async def write(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` in the writer thread and return its result once it is durable.
@@ -216,7 +214,7 @@ class SqliteDatabase:
         self._writer_connection = connection
         self._writer_thread = threading.Thread(target=self._run_writer, name="metadata-writer", daemon=True)
         self._writer_thread.start()
-        self._readers = ThreadPoolExecutor(self._reader_count, "metadata-reader")
+        self._readers = Readers(self._connect_reader, self._reader_count, self._told)
         self._accepting = True
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -269,22 +267,18 @@ class SqliteDatabase:
         connection.execute("PRAGMA journal_size_limit = 67108864")
         return connection
 
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection = cast("sqlite3.Connection | None", getattr(self._local, "connection", None))
-        try:
-            if connection is None:
-                connection = self._connect()
-                connection.execute("PRAGMA query_only = ON")
-                self._local.connection = connection
-                self._reader_connections.append(connection)
-            connection.execute("BEGIN")
-            try:
-                return work(connection)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-        except FOREIGN as error:
-            raise translated(self.path, error) from error
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = self._connect()
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What a caller is told of an error of SQLite's; any other is told as it is."""
+        if not isinstance(error, FOREIGN):
+            return error
+        told = translated(self.path, error)
+        told.__cause__ = error
+        return told
 
     def _run_writer(self) -> None:
         stopping = False
@@ -331,7 +325,7 @@ class SqliteDatabase:
                 group.clear()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = translated(self.path, error) if isinstance(error, FOREIGN) else error
+            failure = self._told(error)
             for write in done:
                 write.error = write.error or failure
         by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
@@ -402,11 +396,7 @@ class SqliteDatabase:
         connection = cast("sqlite3.Connection", self._writer_connection)
         thread.join()
         if readers is not None:
-            readers.shutdown(wait=True)
-        for reader in self._reader_connections:
-            reader.close()
-        self._reader_connections.clear()
-        self._local = threading.local()
+            readers.close()
         with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA optimize")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

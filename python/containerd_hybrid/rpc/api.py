@@ -53,6 +53,12 @@ class CallContext:
     lease: str | None = None
     response: ResponseMetadata = field(default_factory=ResponseMetadata)
 
+    def within(self, namespace: str | None, lease: str | None) -> CallContext:
+        """The same call in a namespace and under a lease; it is part of every call, so it has to be quick."""
+        return CallContext(
+            self.method, self.metadata, self.deadline, self.peer, namespace, lease, self.response
+        )
+
     @property
     def scope(self) -> Scope:
         """The namespace and lease of the call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from containerd_hybrid.rpc.api import CallContext, Handler, Kind, Method
 
 Enter: TypeAlias = Callable[[CallContext], AbstractContextManager[object]]
-EnterAsync: TypeAlias = Callable[[CallContext], AbstractAsyncContextManager[object]]
 
 
 def answers_once(method: Method) -> bool:
@@ -33,22 +32,6 @@ def around(method: Method, enter: Enter) -> Method:
             async with aclosing(handler(request, call)) as responses:
                 async for response in responses:
                     yield response
-
-    return _with_handler(method, once if answers_once(method) else many)
-
-
-def around_async(method: Method, enter: EnterAsync) -> Method:
-    """As :func:`around`, for an asynchronous manager."""
-    handler = cast(Any, method.handler)
-
-    async def once(request: Any, call: CallContext) -> Message:
-        async with enter(call):
-            return cast(Message, await handler(request, call))
-
-    async def many(request: Any, call: CallContext) -> AsyncIterator[Message]:
-        async with enter(call), aclosing(handler(request, call)) as responses:
-            async for response in responses:
-                yield response
 
     return _with_handler(method, once if answers_once(method) else many)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from containerd_hybrid.rpc.api import LEASE_HEADER, CallContext, Method
 from containerd_hybrid.rpc.interceptors.around import with_context
 
@@ -17,4 +15,4 @@ class LeaseInterceptor:
 
 def _with_lease(call: CallContext) -> CallContext:
     lease = call.metadata.get(LEASE_HEADER)
-    return replace(call, lease=lease) if lease else call
+    return call.within(call.namespace, lease) if lease else call

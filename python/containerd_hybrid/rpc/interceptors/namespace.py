@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.model.identifiers import validate_identifier
 from containerd_hybrid.rpc.api import NAMESPACE_HEADER, TTRPC_NAMESPACE_HEADER, CallContext, Method
@@ -25,4 +23,4 @@ def _with_namespace(call: CallContext) -> CallContext:
         validate_identifier(name)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"namespace validation: {error.message}: invalid argument") from None
-    return replace(call, namespace=name)
+    return call.within(name, call.lease)
