@@ -48,6 +48,11 @@ fn run(hook: &Hook, state: &str) -> Result<()> {
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output_copy))
         .stderr(Stdio::from(error_copy));
+    // SAFETY: one system call.
+    unsafe {
+        // What the caller of this program left open is none of the hook's.
+        command.pre_exec(|| Ok(sys::close_on_exec_from(3)?));
+    }
     let mut child = command.spawn().context(|| "starting it".into())?;
     if let Some(seconds) = hook.timeout {
         let milliseconds = i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX);

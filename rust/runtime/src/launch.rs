@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::child::{self, Vectors};
 use crate::error::{Class, Context, Error, Result};
+use crate::netdev;
 use crate::plan::Plan;
 use crate::sys::{self, Errno};
 use crate::wire::{self, Failure, Message, Step};
@@ -12,6 +13,8 @@ pub struct Launched {
     pub pid: i32,
     /// The master of the terminal, if the process has one.
     pub console: Option<OwnedFd>,
+    /// Network devices that it has now.
+    pub given: Option<netdev::Given>,
 }
 
 /// What the maker does while the process waits, given its id.
@@ -27,6 +30,9 @@ pub struct Meanwhile<'a> {
 pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
     let vectors = Vectors::new(&plan.process);
     let (ours, theirs) = sys::socket_pair().context(|| "a pair of sockets".into())?;
+    if let Some(limit) = plan.patience {
+        sys::limit_receiving(ours.as_raw_fd(), limit).context(|| "a pair of sockets".into())?;
+    }
     // What the process sets before its namespaces needs the rights it loses in a new user namespace.
     let between = !plan.joins.is_empty()
         || plan.time_offsets.is_some()
@@ -53,6 +59,7 @@ pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
         pid: (!between).then_some(first),
         waiting: Vec::new(),
         console: None,
+        given: None,
         ready: false,
     };
     let result = launch.converse(ours.as_raw_fd(), meanwhile);
@@ -68,8 +75,13 @@ pub fn launch(plan: &Plan, meanwhile: &mut Meanwhile<'_>) -> Result<Launched> {
         (Ok(()), Some(pid)) => Ok(Launched {
             pid,
             console: launch.console,
+            given: launch.given,
         }),
         (result, pid) => {
+            let back = launch.given.map_or(Ok(()), netdev::Given::take_back);
+            if let Err(e) = back {
+                crate::log::warning(&e.message);
+            }
             if let Some(pid) = pid {
                 let _ = sys::kill(pid, libc::SIGKILL);
                 let _ = sys::wait(pid);
@@ -87,6 +99,7 @@ struct Launch<'a> {
     /// What the process said before it was known who it is.
     waiting: Vec<(Message, Option<OwnedFd>)>,
     console: Option<OwnedFd>,
+    given: Option<netdev::Given>,
     ready: bool,
 }
 
@@ -126,7 +139,11 @@ impl Launch<'_> {
             Message::Listener(number) => hand_listener(self.plan, pid, number)?,
             Message::NetDevice(place, number) => {
                 if let Some(device) = self.plan.net_devices.get(place as usize) {
-                    device.hand(pid, number)?;
+                    let given = match &mut self.given {
+                        Some(given) => given,
+                        none => none.insert(netdev::Given::of_process(pid)?),
+                    };
+                    given.hand(device, number)?;
                 }
             }
             Message::Console => {
@@ -209,7 +226,7 @@ pub fn describe(plan: &Plan, failure: Failure) -> Error {
         Step::Domainname => "setdomainname".into(),
         Step::Sysctl => {
             let path = plan.sysctls.get(index).map(|s| text(&s.0));
-            format!("write sysctl {}", path.unwrap_or_default())
+            format!("write sysctl /proc/{}", path.unwrap_or_default())
         }
         Step::OomScore => "setting oom_score_adj".into(),
         Step::Rlimit => {
@@ -228,6 +245,18 @@ pub fn describe(plan: &Plan, failure: Failure) -> Error {
             format!("error preparing rootfs {path}")
         }
         Step::MountTarget => format!("error mounting to rootfs: create mountpoint {}", mount()),
+        Step::MountGuard => {
+            let target = mount();
+            return start_error(match errno.0 {
+                libc::ELOOP => format!(
+                    "error mounting to rootfs at {target:?}: it must be mounted on an ordinary directory"
+                ),
+                libc::EPERM => format!(
+                    "error mounting to rootfs at {target:?}: it cannot be mounted because it is inside /proc"
+                ),
+                _ => format!("error mounting to rootfs at {target:?}: {errno}"),
+            });
+        }
         Step::Mount => format!("error mounting to rootfs at {:?}", mount()),
         Step::MountAttributes => format!("error setting mount options at {:?}", mount()),
         Step::CopyUp => format!("tmpcopyup to {:?}", mount()),

@@ -58,6 +58,9 @@ pub struct Options {
     /// The limit (soft, hard) of open files for processes whose specification has none: what a caller
     /// that raised its own was given.
     pub nofile: Option<(u64, u64)>,
+    /// How long a process in the making may say nothing, before it is killed. Processes of a hostile
+    /// container can stop one that joins it. Without a limit hooks can take their time.
+    pub patience: Option<std::time::Duration>,
 }
 
 /// The streams of a new process. With a terminal (`process.terminal`) they are not looked at.

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
-use crate::plan::{self, What};
+use crate::plan::{self, Guard, What};
 use crate::spec::{IdMapping, Linux, Mount};
 use crate::sys::{self, MountAttr};
 
@@ -175,6 +175,7 @@ pub struct Scene<'a> {
     pub cgroups: &'a crate::cgroup::Cgroups,
     /// mount(2)'s flags for what comes from the host.
     pub propagation: u64,
+    pub rootfs: &'a Path,
 }
 
 /// The steps for one mount of the specification.
@@ -200,16 +201,13 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
             ));
         }
         let source = scene.bundle.join(&mount.source);
-        let (tree, is_file) =
+        let (what, is_file) =
             bind(&source, mount, &options, scene).map_err(|e| e.during(context()))?;
-        return Ok(vec![plan::Mount {
-            target: c_string(&mount.destination)?,
-            what: What::Tree(tree),
-            is_file,
-            copy_up: false,
-            propagation: options.propagation,
-        }]);
+        let mut step = step(mount, what, options.propagation)?;
+        step.is_file = is_file;
+        return Ok(vec![step]);
     }
+    check_proc(mount, None)?;
     if options.copy_up && mount.kind != "tmpfs" {
         return Err(Error::invalid(format!(
             "mounts: tmpcopyup of {} works for tmpfs only",
@@ -232,9 +230,9 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
         ("cgroup", false) => return cgroup_v1(mount, &options, scene),
         ("cgroup" | "cgroup2", true) if !scene.linux.makes("cgroup") => {
             let source = scene.cgroups.v2_path().unwrap_or_default();
-            let (tree, _) =
+            let (what, _) =
                 bind(&source, mount, &options, scene).map_err(|e| e.during(context()))?;
-            return Ok(vec![step(mount, What::Tree(tree), options.propagation)?]);
+            return Ok(vec![step(mount, what, options.propagation)?]);
         }
         _ => {}
     }
@@ -252,13 +250,59 @@ pub fn plan(mount: &Mount, scene: &Scene<'_>) -> Result<Vec<plan::Mount>> {
 }
 
 fn step(mount: &Mount, what: What, propagation: Vec<u64>) -> Result<plan::Mount> {
+    let kernels =
+        matches!(&what, What::New(fs) if matches!(fs.kind.to_bytes(), b"proc" | b"sysfs"));
     Ok(plan::Mount {
         target: c_string(&mount.destination)?,
+        guard: match kernels {
+            true => Guard::NoLinks,
+            false if in_proc(&mount.destination) => Guard::InProc,
+            false => Guard::Plain,
+        },
         what,
         is_file: false,
         copy_up: false,
         propagation,
     })
+}
+
+/// The files of a container's procfs that engines and lxcfs show their own of; all else in it is the
+/// kernel's to say, and security depends on it.
+fn in_proc(destination: &str) -> bool {
+    const FILES: [&str; 11] = [
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "sys/crypto/fips_enabled",
+        "sys/kernel/ns_last_pid",
+        "uptime",
+    ];
+    let below = Path::new(destination).strip_prefix("/proc");
+    below.is_ok_and(|path| FILES.iter().any(|file| path == Path::new(file)))
+}
+
+/// Only a procfs may be what a container has at /proc: labels, limits and masks are kept by it.
+fn check_proc(mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {
+    const PROC: i64 = 0x9fa0;
+    if Path::new(&mount.destination) != Path::new("/proc") {
+        return Ok(());
+    }
+    let fine = match source {
+        Some(source) => sys::fs_magic(source.as_raw_fd()).is_ok_and(|magic| magic == PROC),
+        None => mount.kind == "proc",
+    };
+    match fine {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "mounts: {:?} cannot be mounted because it is not of type proc",
+            mount.destination
+        ))),
+    }
 }
 
 fn file_system(
@@ -267,8 +311,9 @@ fn file_system(
     options: &Options,
     label: &str,
 ) -> Result<plan::FileSystem> {
-    let label = (!label.is_empty() && matches!(kind, "tmpfs" | "mqueue" | "devpts"))
-        .then(|| format!("context=\"{label}\""));
+    let label =
+        (!label.is_empty() && has_labels() && matches!(kind, "tmpfs" | "mqueue" | "devpts"))
+            .then(|| format!("context=\"{label}\""));
     let data = || options.data.iter().chain(&label);
     let read_only = options.own.set & RDONLY != 0;
     let parts: Vec<&str> = data().flat_map(|data| split_data(data)).collect();
@@ -313,6 +358,11 @@ fn file_system(
         recursive: options.below,
         idmap: None,
     })
+}
+
+/// Whether this host's files have labels. Without them there is nothing that a label could protect.
+pub fn has_labels() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// Options as mount(2) takes them, which has room for a page.
@@ -381,15 +431,32 @@ fn split_data(data: &str) -> Vec<&str> {
     .collect()
 }
 
-/// A detached copy of what is at `source`, and whether it is something else than a directory.
+/// The host's `source` as a mount, and whether it is something else than a directory.
 fn bind(
     source: &Path,
     mount: &Mount,
     options: &Options,
     scene: &Scene<'_>,
-) -> Result<(OwnedFd, bool)> {
+) -> Result<(What, bool)> {
     let path = c_string(&source.to_string_lossy())?;
-    let stat = sys::stat(&path).context(|| format!("stat {}", source.display()))?;
+    let place = sys::open(&path, libc::O_PATH).context(|| format!("stat {}", source.display()))?;
+    let stat = sys::fstat(place.as_raw_fd()).context(|| format!("stat {}", source.display()))?;
+    let is_file = stat.st_mode & libc::S_IFMT != libc::S_IFDIR;
+    check_proc(mount, Some(&place))?;
+    if let Some(source) = bound_in_turn(source, mount, options, scene) {
+        let propagation = match scene.propagation & libc::MS_SHARED {
+            0 => scene.propagation & !libc::MS_REC,
+            _ => 0,
+        };
+        let bind = plan::Bind {
+            source: c_string(&source.to_string_lossy())?,
+            recursive: options.recursive,
+            propagation,
+            below: options.below,
+            own: options.own,
+        };
+        return Ok((What::Bind(bind), is_file));
+    }
     let tree = sys::open_tree(libc::AT_FDCWD, &path, options.recursive)
         .context(|| format!("open_tree {}", source.display()))?;
     let set = |attr: &MountAttr, recursive: bool, what: &str| {
@@ -417,7 +484,31 @@ fn bind(
         };
         set(&attr, recursive, "the id mapping")?;
     }
-    Ok((tree, stat.st_mode & libc::S_IFMT != libc::S_IFDIR))
+    Ok((What::Tree(tree), is_file))
+}
+
+/// The real path of a source that the new process finds as well as this one: it sees the same tree with
+/// the same rights, and nothing of it is the container's root.
+fn bound_in_turn(
+    source: &Path,
+    mount: &Mount,
+    options: &Options,
+    scene: &Scene<'_>,
+) -> Option<std::path::PathBuf> {
+    let mapped =
+        options.idmap.is_some() || !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if mapped || scene.linux.namespace("user").is_some() || !scene.linux.makes("mount") {
+        return None;
+    }
+    let own = |path: &Path| {
+        path.starts_with("/proc") || path.starts_with("/dev/fd") || path.to_str().is_none()
+    };
+    if own(source) {
+        return None;
+    }
+    let real = source.canonicalize().ok()?;
+    let root = scene.rootfs;
+    (!own(&real) && !real.starts_with(root) && !root.starts_with(&real)).then_some(real)
 }
 
 /// The user namespace whose maps the mount gets, and whether those below it do too.
@@ -508,8 +599,7 @@ fn cgroup_v1(mount: &Mount, options: &Options, scene: &Scene<'_>) -> Result<Vec<
             };
             What::New(file_system("cgroup", "cgroup", &own, "")?)
         } else {
-            let (tree, _) = bind(&hierarchy.path, mount, options, scene)?;
-            What::Tree(tree)
+            bind(&hierarchy.path, mount, options, scene)?.0
         };
         steps.push(step(&at, what, options.propagation.clone())?);
         for alias in hierarchy.aliases() {

@@ -3,10 +3,17 @@
 //! The maker moves a device when the new process, in its namespace already, has said under which index;
 //! that process then gives it back its addresses, which a move takes, and sets it up. What it sends was
 //! prepared: it allocates nothing.
+//!
+//! A device goes into a namespace that is not this process's own only, and comes back, as it was, from a
+//! container that was made in vain: the namespace would take a virtual one along when it goes.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::mounts::c_string;
@@ -14,9 +21,13 @@ use crate::spec;
 use crate::sys::{self, Errno};
 
 /// A device to be moved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Device {
     pub name: String,
     pub index: u32,
+    pub was_up: bool,
+    /// The namespace it was in.
+    pub origin: (u64, u64),
     /// Its name in the container; `%d` is the kernel's to fill in.
     pub new_name: CString,
     /// Requests for its addresses, but for the index of the device.
@@ -86,6 +97,8 @@ pub fn plan(devices: &BTreeMap<String, spec::NetDevice>) -> Result<Vec<Device>> 
         return Ok(Vec::new());
     }
     let addresses = addresses()?;
+    let origin = own_namespace().and_then(|own| identity(&own));
+    let origin = origin.context(|| "linux.netDevices: the runtime's network namespace".into())?;
     let plan = |(name, device): (&String, &spec::NetDevice)| {
         let what = || format!("linux.netDevices: network device {name}");
         let index = sys::interface_index(&c_string(name)?).context(what)?;
@@ -98,6 +111,8 @@ pub fn plan(devices: &BTreeMap<String, spec::NetDevice>) -> Result<Vec<Device>> 
         Ok(Device {
             name: name.clone(),
             index,
+            origin,
+            was_up: sys::interface_is_up(&c_string(name)?).context(what)?,
             new_name: c_string(new)?,
             addresses: own.map(|(_, request)| request.clone()).collect(),
         })
@@ -207,26 +222,132 @@ fn address(body: &[u8]) -> Option<(u32, Vec<u8>)> {
     (request.len() <= LONGEST_REQUEST).then_some((index, request))
 }
 
-impl Device {
-    /// Moves it into the namespace of process `pid`, as number `index` there.
-    pub fn hand(&self, pid: i32, index: u32) -> Result<()> {
-        let what = || format!("linux.netDevices: moving network device {}", self.name);
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).context(what)?;
-        let mut body = vec![0; 16];
-        body[4..8].copy_from_slice(&self.index.to_ne_bytes());
-        attribute(
-            &mut body,
-            IFLA_NET_NS_FD,
-            &namespace.as_raw_fd().to_ne_bytes(),
-        );
-        attribute(&mut body, IFLA_IFNAME, self.new_name.to_bytes_with_nul());
-        if index != self.index {
-            attribute(&mut body, IFLA_NEW_IFINDEX, &index.to_ne_bytes());
-        }
-        let socket = sys::route_socket().context(what)?;
-        ask(&socket, &request(NEW_LINK, ACKNOWLEDGE, &body)).context(what)
+/// A request that moves device `from` into a namespace, as number `to` there.
+fn relocation(from: u32, to: u32, name: &[u8], namespace: RawFd) -> Vec<u8> {
+    let mut body = vec![0; 16];
+    body[4..8].copy_from_slice(&from.to_ne_bytes());
+    attribute(&mut body, IFLA_NET_NS_FD, &namespace.to_ne_bytes());
+    attribute(&mut body, IFLA_IFNAME, name);
+    if from != to {
+        attribute(&mut body, IFLA_NEW_IFINDEX, &to.to_ne_bytes());
+    }
+    request(NEW_LINK, ACKNOWLEDGE, &body)
+}
+
+fn own_namespace() -> std::io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
+
+fn identity(namespace: &File) -> std::io::Result<(u64, u64)> {
+    namespace.metadata().map(|m| (m.dev(), m.ino()))
+}
+
+fn is_own(namespace: &File) -> std::io::Result<bool> {
+    Ok(identity(namespace)? == identity(&own_namespace()?)?)
+}
+
+/// Refuses to move devices into the namespace they are in.
+pub fn check_namespace(namespace: &File) -> Result<()> {
+    let own = is_own(namespace).context(|| "linux.netDevices: the network namespace".into())?;
+    match own {
+        false => Ok(()),
+        true => Err(Error::invalid(
+            "linux.netDevices: the container's network namespace is the runtime's own",
+        )),
+    }
+}
+
+/// Devices that are in a container's namespace, which this holds.
+pub struct Given {
+    namespace: File,
+    /// With their numbers there.
+    devices: Vec<(Device, u32)>,
+}
+
+impl Given {
+    pub fn of_process(pid: i32) -> Result<Self> {
+        let what = || format!("linux.netDevices: the network namespace of process {pid}");
+        let namespace = File::open(format!("/proc/{pid}/ns/net")).context(what)?;
+        check_namespace(&namespace)?;
+        Ok(Self {
+            namespace,
+            devices: Vec::new(),
+        })
     }
 
+    /// Devices that an earlier call moved.
+    pub fn known(pid: i32, devices: &[(Device, u32)]) -> Result<Self> {
+        let mut given = Self::of_process(pid)?;
+        given.devices = devices.to_vec();
+        Ok(given)
+    }
+
+    pub fn devices(self) -> Vec<(Device, u32)> {
+        self.devices
+    }
+
+    /// Moves a device there, as number `index`.
+    pub fn hand(&mut self, device: &Device, index: u32) -> Result<()> {
+        let what = || format!("linux.netDevices: moving network device {}", device.name);
+        let name = device.new_name.to_bytes_with_nul();
+        let request = relocation(device.index, index, name, self.namespace.as_raw_fd());
+        let socket = sys::route_socket().context(what)?;
+        ask(&socket, &request).context(what)?;
+        self.devices.push((device.clone(), index));
+        Ok(())
+    }
+
+    /// Brings all of them back, with name, number, addresses and state; the first failure is told when
+    /// all were tried.
+    pub fn take_back(self) -> Result<()> {
+        let mut result = Ok(());
+        for (device, index) in self.devices.iter().rev() {
+            let taken = self.take(device, *index).context(|| {
+                format!(
+                    "linux.netDevices: taking network device {} back",
+                    device.name
+                )
+            });
+            result = result.and(taken);
+        }
+        result
+    }
+
+    fn take(&self, device: &Device, index: u32) -> sys::Result<()> {
+        let own = own_namespace()?;
+        if identity(&own)? != device.origin {
+            // It came from elsewhere than where this runs.
+            return Err(Errno(libc::EXDEV));
+        }
+        let name = c_string(&device.name).map_err(|_| Errno(libc::EINVAL))?;
+        let request = relocation(
+            index,
+            device.index,
+            name.to_bytes_with_nul(),
+            own.as_raw_fd(),
+        );
+        // SAFETY: the child makes system calls on what is prepared here, and exits.
+        let pid = unsafe { sys::clone3(0, None) }?;
+        if pid == 0 {
+            let moved = sys::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWNET)
+                .and_then(|()| sys::route_socket())
+                .and_then(|socket| ask(&socket, &request));
+            sys::exit(moved.map_or_else(|e| e.0, |()| 0));
+        }
+        let status = sys::wait(pid)?;
+        match libc::WIFEXITED(status) {
+            true if libc::WEXITSTATUS(status) == 0 => {}
+            true => return Err(Errno(libc::WEXITSTATUS(status))),
+            false => return Err(Errno(libc::EINTR)),
+        }
+        match device.was_up || !device.addresses.is_empty() {
+            true => device.set(device.index, device.was_up),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Device {
     /// An index that is free in this process's namespace, where the new name must be too.
     pub fn place(&self) -> sys::Result<u32> {
         let template = self.new_name.as_bytes().contains(&b'%');
@@ -241,6 +362,10 @@ impl Device {
 
     /// Gives it its addresses and sets it up, where it is number `index` now.
     pub fn set_up(&self, index: u32) -> sys::Result<()> {
+        self.set(index, true)
+    }
+
+    fn set(&self, index: u32, up: bool) -> sys::Result<()> {
         let socket = sys::route_socket()?;
         let mut buffer = [0; LONGEST_REQUEST];
         for request in &self.addresses {
@@ -249,6 +374,9 @@ impl Device {
                 Err(Errno(libc::EEXIST)) => {}
                 other => other?,
             }
+        }
+        if !up {
+            return Ok(());
         }
         const UP: u8 = 1;
         let mut up = [0; HEADER + 16];

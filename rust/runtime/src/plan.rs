@@ -18,6 +18,8 @@ pub struct Plan {
     pub makes_cgroup_namespace: bool,
     /// In a user namespace other than ours: it has to become its root.
     pub in_user_namespace: bool,
+    /// The host's /proc, which no mount namespace that is joined can stand in for.
+    pub proc: Option<OwnedFd>,
     /// The content for `timens_offsets`, when a time namespace is made.
     pub time_offsets: Option<Vec<u8>>,
     /// `tasks` of every v1 hierarchy.
@@ -29,7 +31,7 @@ pub struct Plan {
     pub net_devices: Vec<crate::netdev::Device>,
     pub hostname: Vec<u8>,
     pub domainname: Vec<u8>,
-    /// Files below /proc/sys and their content.
+    /// Files below /proc and their content: `sys/…`.
     pub sysctls: Vec<(CString, Vec<u8>)>,
     pub rootfs: Option<Rootfs>,
     /// Whether the maker wants to run hooks before the root changes.
@@ -41,6 +43,8 @@ pub struct Plan {
     /// A listening socket: the process waits for a connection, then goes on. Without one it goes on
     /// at once.
     pub start: Option<OwnedFd>,
+    /// How long its maker waits for a message of the process.
+    pub patience: Option<std::time::Duration>,
     pub process: Process,
 }
 
@@ -81,7 +85,7 @@ pub struct Process {
     pub memory_policy: Option<MemoryPolicy>,
     pub seccomp: Option<Program>,
     pub listener: Option<Listener>,
-    /// A file below /proc/self/attr and what to write into it.
+    /// A file below /proc and what to write into it.
     pub labels: Vec<(CString, Vec<u8>)>,
     /// Standard input, output and error; what is not given is inherited.
     pub stdio: [Option<OwnedFd>; 3],
@@ -157,11 +161,27 @@ pub struct Mount {
     pub copy_up: bool,
     /// Propagation to give in order: mount(2)'s flags.
     pub propagation: Vec<u64>,
+    pub guard: Guard,
+}
+
+/// What a mount's target has to be, so that no image can lead it elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// Anything but a place inside of a procfs.
+    #[default]
+    Plain,
+    /// Reached without a symbolic link: where a procfs or sysfs goes.
+    NoLinks,
+    /// One of procfs's files that engines show their own of.
+    InProc,
 }
 
 pub enum What {
     /// A detached mount, complete.
     Tree(OwnedFd),
+    /// What the host has at a path without links, bound in its turn: the kernel lists mounts by when
+    /// they were made.
+    Bind(Bind),
     /// A file system to be made in the container's namespaces.
     New(FileSystem),
     /// Other options for what is mounted there by now: of the mount, and mount(2)'s flags and data for
@@ -175,6 +195,15 @@ pub enum What {
     Attributes(u64),
     /// A symbolic link to this, instead of a mount.
     Link(CString),
+}
+
+pub struct Bind {
+    pub source: CString,
+    pub recursive: bool,
+    /// mount(2)'s propagation for all of it, or 0.
+    pub propagation: u64,
+    pub below: MountAttr,
+    pub own: MountAttr,
 }
 
 pub struct FileSystem {

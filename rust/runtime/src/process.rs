@@ -256,10 +256,9 @@ fn labels(process: &Process) -> Result<Vec<(CString, Vec<u8>)>> {
                 ),
             ));
         }
-        let stacked = c"/proc/thread-self/attr/apparmor/exec";
-        let path = match crate::sys::stat(stacked) {
-            Ok(_) => stacked,
-            Err(_) => c"/proc/thread-self/attr/exec",
+        let path = match crate::sys::stat(c"/proc/thread-self/attr/apparmor/exec") {
+            Ok(_) => c"thread-self/attr/apparmor/exec",
+            Err(_) => c"thread-self/attr/exec",
         };
         let text = format!("exec {}", process.apparmor_profile);
         labels.push((path.to_owned(), text.into_bytes()));
@@ -271,7 +270,7 @@ fn labels(process: &Process) -> Result<Vec<(CString, Vec<u8>)>> {
                 "process.selinuxLabel is set, but SELinux is disabled or not supported on this host",
             ));
         }
-        let path = c"/proc/thread-self/attr/exec".to_owned();
+        let path = c"thread-self/attr/exec".to_owned();
         labels.push((path, process.selinux_label.clone().into_bytes()));
     }
     Ok(labels)

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::cgroup::Cgroups;
 use crate::error::{Class, Context, Error, Result};
+use crate::netdev;
 use crate::spec::Spec;
 
 const STATE: &str = "state.json";
@@ -57,11 +58,17 @@ pub struct Record {
     pub cgroups: Cgroups,
     #[serde(default)]
     pub rdt: Option<crate::rdt::Group>,
+    /// As much of runc's own as lets `runc delete` end the container: the namespaces and the cgroup.
+    #[serde(default)]
+    pub config: serde_json::Value,
     /// Processes outlive the init: it has no pid namespace of its own.
     pub shares_pid_namespace: bool,
     /// Its processes have the keyring of whoever makes them.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Network devices that were moved into it, with their numbers there.
+    #[serde(default)]
+    pub net_devices: Vec<(netdev::Device, u32)>,
     /// What was mounted below the root before, if the container has no mount namespace: what is more
     /// is the container's.
     pub mounts_before: Option<Vec<PathBuf>>,
@@ -194,6 +201,17 @@ impl Record {
         let cgroups = self.cgroups.remove();
         self.rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove())?;
         cgroups
+    }
+
+    /// Brings the network devices of a container that never ran back to where they came from.
+    pub fn take_devices_back(&self) {
+        if self.net_devices.is_empty() {
+            return;
+        }
+        let given = netdev::Given::known(self.init_process_pid, &self.net_devices);
+        if let Err(e) = given.and_then(netdev::Given::take_back) {
+            crate::log::warning(&e.message);
+        }
     }
 
     /// The state as the specification has it.

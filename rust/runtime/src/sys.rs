@@ -482,6 +482,20 @@ pub fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((owned(fds[0].into()), owned(fds[1].into())))
 }
 
+/// Makes receiving fail with `EAGAIN` when nothing comes for so long.
+pub fn limit_receiving(socket: RawFd, limit: std::time::Duration) -> Result<()> {
+    let time = libc::timeval {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_usec: limit.subsec_micros().into(),
+    };
+    let size = std::mem::size_of_val(&time) as libc::socklen_t;
+    let level = libc::SOL_SOCKET;
+    let time = (&raw const time).cast();
+    // SAFETY: the option takes a timeval, which lives through the call.
+    check(unsafe { libc::setsockopt(socket, level, libc::SO_RCVTIMEO, time, size) }.into())
+        .map(drop)
+}
+
 const CONTROL: usize = 64;
 
 /// Sends a message, with a descriptor if there is one.
@@ -788,6 +802,13 @@ fn interface(name: &[u8], index: i32, request: libc::c_ulong) -> Result<i32> {
 /// The number of a network device of the calling thread's namespace.
 pub fn interface_index(name: &CStr) -> Result<u32> {
     interface(name.to_bytes(), 0, libc::SIOCGIFINDEX).map(|index| index as u32)
+}
+
+/// Whether a network device of the calling thread's namespace is set up.
+pub fn interface_is_up(name: &CStr) -> Result<bool> {
+    // The flags begin where the index does.
+    let flags = interface(name.to_bytes(), 0, libc::SIOCGIFFLAGS)?;
+    Ok(flags & libc::IFF_UP != 0)
 }
 
 pub fn interface_exists(index: u32) -> bool {

@@ -181,9 +181,9 @@ fn swap(name: &str) -> String {
     name.chars().map(swapped).collect()
 }
 
-/// The file of a sysctl.
+/// The file of a sysctl, below /proc.
 pub fn sysctl_path(name: &str) -> String {
-    format!("/proc/sys/{}", swap(&dotted(name)))
+    format!("sys/{}", swap(&dotted(name)))
 }
 
 #[cfg(test)]
@@ -227,10 +227,7 @@ mod tests {
             "net.ipv4.conf.eth0/1.forwarding",
             "net/ipv4/conf/eth0.1/forwarding",
         ] {
-            assert_eq!(
-                sysctl_path(name),
-                "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
-            );
+            assert_eq!(sysctl_path(name), "sys/net/ipv4/conf/eth0.1/forwarding");
         }
     }
 }

@@ -32,6 +32,7 @@ pub enum Step {
     RootPropagation,
     Rootfs,
     MountTarget,
+    MountGuard,
     Mount,
     MountAttributes,
     CopyUp,
@@ -169,6 +170,8 @@ impl Message {
             Ok((SIZE, fd)) => Ok(Some((Self::decode(&bytes)?, fd))),
             Ok((0, _)) | Err(Errno(libc::ECONNRESET)) => Ok(None),
             Ok(_) => Err(Errno(libc::EBADMSG)),
+            // The limit that the socket may have.
+            Err(Errno(libc::EAGAIN)) => Err(Errno(libc::ETIMEDOUT)),
             Err(e) => Err(e),
         }
     }
@@ -224,5 +227,16 @@ mod tests {
         assert!(got.1.is_some());
         drop((a, got));
         assert!(Message::receive(b.as_raw_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_that_says_nothing_is_not_waited_for_without_end() {
+        let (a, b) = sys::socket_pair().unwrap();
+        let limit = std::time::Duration::from_millis(1);
+        sys::limit_receiving(b.as_raw_fd(), limit).unwrap();
+        let error = Message::receive(b.as_raw_fd()).unwrap_err();
+        assert_eq!(error, Errno(libc::ETIMEDOUT));
+        Message::Ready.send(a.as_raw_fd(), None).unwrap();
+        assert!(Message::receive(b.as_raw_fd()).unwrap().is_some());
     }
 }

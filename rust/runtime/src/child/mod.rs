@@ -8,7 +8,7 @@ pub mod place;
 mod process;
 mod rootfs;
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::plan::Plan;
 use crate::sys::{self, Errno};
@@ -44,7 +44,7 @@ pub fn between(plan: &Plan, argv: &process::Vectors, maker: RawFd) -> ! {
         join(plan)?;
         if let Some(offsets) = &plan.time_offsets {
             sys::unshare(sys::CLONE_NEWTIME).at(Step::TimeOffsets)?;
-            write_file(c"/proc/self/timens_offsets", offsets).at(Step::TimeOffsets)?;
+            write_proc(plan, c"self/timens_offsets", offsets).at(Step::TimeOffsets)?;
         }
         let flags = plan.clone_flags | libc::CLONE_PARENT as u64;
         let cgroup = plan.cgroup.as_ref().map(AsRawFd::as_raw_fd);
@@ -92,9 +92,9 @@ fn prepare(plan: &Plan) -> Outcome<()> {
     }
     let score = plan.process.oom_score_adj;
     if let Some(score) = score {
-        // While /proc is the host's and the user is too.
+        // While the user is the host's.
         let mut text = [0; 12];
-        let written = write_file(c"/proc/self/oom_score_adj", decimal(score, &mut text));
+        let written = write_proc(plan, c"self/oom_score_adj", decimal(score, &mut text));
         match written {
             Err(Errno(libc::EACCES | libc::EPERM)) if plan.process.clamp_oom_score_adj => {}
             other => other.at(Step::OomScore)?,
@@ -213,9 +213,8 @@ fn set_up(plan: &Plan, maker: RawFd) -> Outcome<()> {
     if !plan.domainname.is_empty() {
         sys::setdomainname(&plan.domainname).at(Step::Domainname)?;
     }
-    // By the host's /proc, which shows the writer's own namespaces and is nobody's to replace.
     for (index, (path, value)) in plan.sysctls.iter().enumerate() {
-        write_file(path, value).at_item(Step::Sysctl, index)?;
+        write_proc(plan, path, value).at_item(Step::Sysctl, index)?;
     }
     process::schedule(&plan.process)?;
     match &root {
@@ -224,8 +223,21 @@ fn set_up(plan: &Plan, maker: RawFd) -> Outcome<()> {
     }
 }
 
-fn write_file(path: &std::ffi::CStr, content: &[u8]) -> sys::Result<()> {
-    let file = sys::open(path, libc::O_WRONLY)?;
+/// A file of the host's procfs, to be written. Not by its path: what a container has at /proc, and what
+/// is mounted over the host's, might only look like it, and swallow a label or a limit.
+fn open_proc(plan: &Plan, path: &std::ffi::CStr) -> sys::Result<OwnedFd> {
+    const PROC: i64 = 0x9fa0;
+    let root = plan.proc.as_ref().ok_or(Errno(libc::ENOTDIR))?;
+    let file = sys::openat(root.as_raw_fd(), path, libc::O_WRONLY, 0)?;
+    match sys::fs_magic(file.as_raw_fd())? {
+        PROC => Ok(file),
+        _ => Err(Errno(libc::EXDEV)),
+    }
+}
+
+/// The writer's own namespaces are what it shows.
+fn write_proc(plan: &Plan, path: &std::ffi::CStr, content: &[u8]) -> sys::Result<()> {
+    let file = open_proc(plan, path)?;
     sys::write(file.as_raw_fd(), content).map(drop)
 }
 

@@ -93,11 +93,11 @@ pub fn take_terminal(slave: &OwnedFd) -> Outcome<()> {
 
 type Labels = [Option<OwnedFd>; MOST_LABELS];
 
-/// Opens what labels are written to while /proc is the host's.
+/// Opens what labels are written to, while the process is in the host's view of processes.
 pub fn open_labels(plan: &Plan) -> Outcome<Labels> {
     let mut files: Labels = Default::default();
     for (index, ((path, _), file)) in plan.process.labels.iter().zip(&mut files).enumerate() {
-        *file = Some(sys::open(path, libc::O_WRONLY).at_item(Step::Label, index)?);
+        *file = Some(super::open_proc(plan, path).at_item(Step::Label, index)?);
     }
     Ok(files)
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::place::{self, Make, PathBuffer};
 use super::{At, Outcome, hook, process};
-use crate::plan::{Device, FileSystem, Mount, Parameters, Plan, Rootfs, What};
+use crate::plan::{Bind, Device, FileSystem, Guard, Mount, Parameters, Plan, Rootfs, What};
 use crate::sys::{self, Errno, MountAttr};
 use crate::wire::{self, Message, Step};
 
@@ -114,9 +114,18 @@ fn apply(root: RawFd, mount: &Mount, index: usize) -> Outcome<()> {
         Make::Directory
     };
     let target = place::make(root, &mount.target, make).at_item(Step::MountTarget, index)?;
+    guard(root, &target, mount).at_item(Step::MountGuard, index)?;
     let made;
     let tree: RawFd = match &mount.what {
         What::Tree(tree) => tree.as_raw_fd(),
+        What::Bind(bind) => {
+            made = bound(bind).at_item(Step::Mount, index)?;
+            let fd = made.as_raw_fd();
+            propagate_all(fd, bind.propagation).at_item(Step::MountAttributes, index)?;
+            change(fd, true, &bind.below).at_item(Step::MountAttributes, index)?;
+            change(fd, false, &bind.own).at_item(Step::MountAttributes, index)?;
+            fd
+        }
         What::New(fs) => {
             made = file_system(root, fs).at_item(Step::Mount, index)?;
             let fd = made.as_raw_fd();
@@ -145,6 +154,45 @@ fn apply(root: RawFd, mount: &Mount, index: usize) -> Outcome<()> {
     }
     sys::move_mount(tree, target.as_raw_fd()).at_item(Step::Mount, index)?;
     propagate(tree, &mount.propagation, index)
+}
+
+/// Refuses a target that an image chose so that what is mounted there, or covered by it, misleads.
+fn guard(root: RawFd, target: &OwnedFd, mount: &Mount) -> sys::Result<()> {
+    const PROC: i64 = 0x9fa0;
+    if mount.guard == Guard::NoLinks {
+        let resolve = sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_SYMLINKS;
+        return sys::openat2(root, &mount.target, libc::O_PATH, resolve).map(drop);
+    }
+    let own_tree = |what: &What| match what {
+        // Another view of processes over the first.
+        What::New(fs) => fs.kind.as_c_str() == c"proc",
+        What::Tree(tree) => sys::fs_magic(tree.as_raw_fd()).is_ok_and(|magic| magic == PROC),
+        What::Attributes(_) => true,
+        What::Bind(_) | What::Link(_) | What::Remount { .. } => false,
+    };
+    let inside = sys::fs_magic(target.as_raw_fd())? == PROC;
+    match inside && mount.guard != Guard::InProc && !own_tree(&mount.what) {
+        true => Err(Errno(libc::EPERM)),
+        false => Ok(()),
+    }
+}
+
+fn bound(bind: &Bind) -> sys::Result<OwnedFd> {
+    // The path is real already: a link in it now was put there since.
+    let resolve = sys::RESOLVE_NO_SYMLINKS;
+    let source = sys::openat2(libc::AT_FDCWD, &bind.source, libc::O_PATH, resolve)?;
+    sys::open_tree(source.as_raw_fd(), c"", bind.recursive)
+}
+
+fn propagate_all(mount: RawFd, propagation: u64) -> sys::Result<()> {
+    let attr = MountAttr {
+        propagation,
+        ..Default::default()
+    };
+    match propagation {
+        0 => Ok(()),
+        _ => sys::mount_setattr(mount, true, &attr),
+    }
 }
 
 fn change(mount: RawFd, recursive: bool, attr: &MountAttr) -> sys::Result<()> {

@@ -43,10 +43,12 @@ impl Runtime {
             init_process_start: 0,
             annotations: spec.annotations.clone(),
             cgroup_paths: BTreeMap::new(),
+            config: runcs_config(&spec),
             cgroups: Cgroups::default(),
             rdt: None,
             shares_pid_namespace: !spec.linux.makes("pid"),
             no_new_keyring: request.no_new_keyring,
+            net_devices: Vec::new(),
             mounts_before,
         };
         let result = self.make(request, &spec, &text, &place, &mut record);
@@ -85,6 +87,7 @@ impl Runtime {
         place.save(record)?;
         let mut plan = self.plan(request, spec, record)?;
         plan.start = Some(listen(place)?);
+        plan.patience = self.options.patience;
 
         let memory = plan.state.as_ref().map(|fd| fd.try_clone());
         let memory = memory.transpose().context(|| "a descriptor".into())?;
@@ -105,11 +108,14 @@ impl Runtime {
         let launched = launch(&plan, &mut meanwhile)?;
         record.init_process_pid = launched.pid;
         record.init_process_start = state::start_time(launched.pid).unwrap_or_default();
+        let given = launched.given.map(netdev::Given::devices);
+        record.net_devices = given.unwrap_or_default();
         let kept = match &plan.state {
             Some(memory) => rewrite(memory, &record.state("created")),
             None => Ok(()),
         };
         if let Err(e) = kept.and_then(|()| place.save(record)) {
+            record.take_devices_back();
             let _ = sys::kill(launched.pid, libc::SIGKILL);
             let _ = sys::wait(launched.pid);
             return Err(e);
@@ -127,6 +133,7 @@ impl Runtime {
             process: process::plan(&own_process, linux.seccomp.as_ref())?,
             attach: record.cgroups.open_tasks()?,
             cgroup: record.cgroups.open_v2()?,
+            proc: Some(proc()?),
             hostname: spec.hostname.clone().into_bytes(),
             domainname: spec.domainname.clone().into_bytes(),
             loopback: linux.makes("network"),
@@ -143,7 +150,6 @@ impl Runtime {
         plan.process.preserve_fds = request.preserve_fds;
         plan.process.listener = listener(linux, &record.state("creating"));
         process::finish(&mut plan.process, linux)?;
-        plan.net_devices = netdev::plan(&linux.net_devices)?;
         if let Some(group) = &record.rdt {
             plan.attach.extend(group.open_tasks()?);
         }
@@ -152,6 +158,7 @@ impl Runtime {
             plan.sysctls.push((path, value.clone().into_bytes()));
         }
         namespaces(&mut plan, linux)?;
+        plan.net_devices = netdev::plan(&linux.net_devices)?;
         let h = &spec.hooks;
         let inside = !h.create_container.is_empty() || !h.start_container.is_empty();
         plan.pause_before_pivot = inside || !h.prestart.is_empty() || !h.create_runtime.is_empty();
@@ -162,6 +169,36 @@ impl Runtime {
         plan.rootfs = Some(rootfs(spec, record, request.no_pivot)?);
         Ok(plan)
     }
+}
+
+/// The host's /proc, if it is one.
+pub fn proc() -> Result<OwnedFd> {
+    const PROC: i64 = 0x9fa0;
+    let what = || "/proc of the host".to_owned();
+    let file = sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY).context(what)?;
+    match sys::fs_magic(file.as_raw_fd()).context(what)? {
+        PROC => Ok(file),
+        _ => Err(Error::failed("/proc of the host is not a procfs")),
+    }
+}
+
+/// In the shape of libcontainer's `Config`; its cgroup managers want a resource to be there.
+fn runcs_config(spec: &Spec) -> serde_json::Value {
+    let kinds = spec.linux.namespaces.iter();
+    let namespaces: Vec<_> = kinds
+        .map(|n| match n.kind.as_str() {
+            "mount" => serde_json::json!({"type": "NEWNS", "path": n.path}),
+            "network" => serde_json::json!({"type": "NEWNET", "path": n.path}),
+            kind => serde_json::json!({
+                "type": format!("NEW{}", kind.to_ascii_uppercase()),
+                "path": n.path,
+            }),
+        })
+        .collect();
+    serde_json::json!({
+        "namespaces": namespaces,
+        "cgroups": {"path": spec.linux.cgroups_path, "memory": 0},
+    })
 }
 
 /// What init and exec have in common.
@@ -260,6 +297,9 @@ fn namespaces(plan: &mut Plan, linux: &Linux) -> Result<()> {
             let path = &namespace.path;
             let what = || format!("linux.namespaces: {kind} namespace {path}");
             let file = fs::File::open(path).context(what)?;
+            if kind == "network" && !linux.net_devices.is_empty() {
+                netdev::check_namespace(&file)?;
+            }
             plan.joins.push(Join {
                 fd: file.into(),
                 flags: flag as i32,
@@ -308,6 +348,7 @@ fn rootfs(spec: &Spec, record: &Record, no_pivot: bool) -> Result<Rootfs> {
         linux,
         cgroups: &record.cgroups,
         propagation,
+        rootfs: &record.rootfs,
     };
     for mount in &spec.mounts {
         root.mounts.extend(mounts::plan(mount, &scene)?);
@@ -324,7 +365,11 @@ fn rootfs(spec: &Spec, record: &Record, no_pivot: bool) -> Result<Rootfs> {
     root.readonly_paths = strings(&linux.readonly_paths)?;
     root.masked_paths = strings(&linux.masked_paths)?;
     if !linux.mount_label.is_empty() {
-        root.mask_label = Some(c_string(&linux.mount_label)?);
+        if mounts::has_labels() {
+            root.mask_label = Some(c_string(&linux.mount_label)?);
+        } else {
+            crate::log::warning("linux.mountLabel: SELinux is not enabled on this host");
+        }
     }
     Ok(root)
 }

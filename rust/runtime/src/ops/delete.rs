@@ -24,7 +24,10 @@ impl Runtime {
         };
         match place.status(&record) {
             Status::Stopped => {}
-            Status::Created => self.end(&record)?,
+            Status::Created => {
+                record.take_devices_back();
+                self.end(&record)?;
+            }
             _ if force => self.end(&record)?,
             status => {
                 let name = status.name();

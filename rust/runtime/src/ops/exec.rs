@@ -29,6 +29,7 @@ impl Runtime {
         let spec = place.config()?;
         let process = completed(request.process, &spec);
         let mut plan = plan(&process, &spec, &record)?;
+        plan.patience = self.options.patience;
         super::create::finish_process(&mut plan.process, &process, request.stdio, self)?;
         plan.process.preserve_fds = request.preserve_fds;
         let mut meanwhile = Meanwhile {
@@ -94,6 +95,7 @@ fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
     }
     let mut plan = Plan {
         process: process::plan(process, spec.linux.seccomp.as_ref())?,
+        proc: Some(super::create::proc()?),
         in_user_namespace: flags & libc::CLONE_NEWUSER as u64 != 0,
         keyring: match record.no_new_keyring {
             true => None,

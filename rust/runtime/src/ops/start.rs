@@ -9,7 +9,7 @@ use crate::plan::{self, Plan};
 use crate::spec::Spec;
 use crate::state::{self, Place, Record, Status};
 use crate::wire::{self, Message};
-use crate::{Runtime, hooks};
+use crate::{Runtime, hooks, sys};
 
 impl Runtime {
     pub fn start(&self, id: &str) -> Result<()> {
@@ -23,6 +23,10 @@ impl Runtime {
         }
         let spec = place.config()?;
         let socket = connect(&place)?;
+        if let Some(limit) = self.options.patience {
+            sys::limit_receiving(socket.as_raw_fd(), limit)
+                .context(|| "telling the container to start".into())?;
+        }
         let plan = words(&spec, &record)?;
         converse(&socket, &plan, &record)?;
         std::fs::remove_file(place.path().join(state::START))
