@@ -13,7 +13,7 @@ Sizes and offsets are bytes. Digests are text, ``sha256:…``.
 
 # ruff: noqa: PYI021  (this is where the module is documented; there is no other Python source of it)
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, Self, TypeAlias, final
 
@@ -31,6 +31,7 @@ __all__ = [
     "Ingest",
     "MountInfo",
     "Pattern",
+    "WirePlan",
     "TlsSettings",
     "apply_layer",
     "create_subvolume",
@@ -243,10 +244,10 @@ class Ingest:
             CallCancelledError: by the token that the body was asked for with.
         """
 
-    def growing(self, fd: int, total: int) -> Growing:
+    def growing(self, path: _Path, total: int) -> Growing:
         """Something to read the ingest from while it is written, which will have ``total`` bytes.
 
-        ``fd`` is of the same file, opened for this: a duplicate of the writer's would keep its lock.
+        ``path`` is where its file is as long as it is one; it is opened when it is read.
         """
 
     @property
@@ -503,6 +504,23 @@ class Pattern:
     def __new__(cls, pattern: str) -> Pattern: ...
     def matches(self, text: str) -> bool:
         """Whether it matches anywhere in the text. What is no Unicode text (a lone surrogate) has no match."""
+
+@final
+class WirePlan:
+    """How values of one class are written as a protobuf message.
+
+    Args:
+        fields: Number, attribute, kind, and the plan of another message.
+
+    Kinds: ``text`` (``str``, or what ``str()`` makes of it), ``number`` (not negative), ``time`` (Unix
+    nanoseconds), ``map`` (text to text), ``any`` (a value with ``type_url`` and ``value``, or None),
+    ``anys`` (text to those), ``message`` (the attribute by the plan), ``part`` (this value by the plan; it
+    has no attribute). What has its default is left out, but a ``message`` and a ``part`` are always there.
+    """
+
+    def __new__(cls, fields: list[tuple[int, str, str, WirePlan | None]]) -> Self: ...
+    def list(self, number: int, items: Iterable[object]) -> bytes:
+        """A message that has the items in its repeated field ``number``."""
 
 @final
 class FrontRoutes:

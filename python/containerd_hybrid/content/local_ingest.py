@@ -98,22 +98,8 @@ class LocalIngest:
             return self.offset
 
     def growing(self, total: int) -> Growing:
-        """Something to read the bytes from while they are written.
-
-        Raises:
-            AbortedError: the ingest was removed meanwhile.
-        """
-        # Not a duplicate of ours: the lock on the file would stay as long as it does.
-        try:
-            fd = os.open(self._folder / "data", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise AbortedError(f"ingest {self.key} was removed: aborted") from None
-        except OSError as error:
-            raise error_for_os(error, f"read ingest {self.key}") from error
-        try:
-            return self._hasher.growing(fd, total)
-        finally:
-            os.close(fd)
+        """Something to read the bytes from while they are written."""
+        return self._hasher.growing(self._folder / "data", total)
 
     def digest(self) -> Digest:
         """The digest of the bytes so far, also when it is closed."""

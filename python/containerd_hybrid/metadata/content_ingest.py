@@ -92,7 +92,7 @@ class MetadataIngest:
         source = self._source
         if isinstance(source, BlobStat):
             return None
-        return await settled(lambda: source.growing(total))
+        return source.growing(total)
 
     async def digest(self) -> Digest:
         async with self._turn:  # a write in a thread would make the event loop wait

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use layer::{Algorithm, Growth, Hasher};
@@ -31,17 +32,22 @@ pub struct Ingest {
 /// The reading end of an ingest that is still being written.
 #[pyclass(frozen, module = "containerd_hybrid._native")]
 pub struct Growing {
-    file: File,
+    path: PathBuf,
     growth: Arc<Growth>,
     total: u64,
 }
 
 impl Growing {
-    /// For one reader.
+    /// For one reader. No descriptor is kept between: it would keep the bytes of what was given up.
     pub fn reader(&self) -> Result<layer::Growing, Failure> {
-        let file = self.file.try_clone();
+        let file = File::open(&self.path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Failure::new(Class::Aborted, "the ingest has its name no more")
+            }
+            _ => Failure::os(e, format_args!("open {}", self.path.display())),
+        });
         Ok(layer::Growing {
-            file: file.map_err(|e| Failure::os(e, "duplicate descriptor of ingest"))?,
+            file: file?,
             growth: Arc::clone(&self.growth),
             total: self.total,
         })
@@ -183,15 +189,13 @@ impl Ingest {
         })
     }
 
-    /// Something to read the ingest from while it is written, up to its end at `total`.
-    ///
-    /// `fd` is of the same file and opened for this: a duplicate of the writer's would keep its lock.
-    fn growing(&self, fd: RawFd, total: u64) -> PyResult<Growing> {
-        Ok(Growing {
-            file: descriptor::duplicate(fd)?,
+    /// Something to read the ingest from while it is written, up to its end at `total`; `path` is its file.
+    fn growing(&self, path: PathBuf, total: u64) -> Growing {
+        Growing {
+            path,
             growth: self.growth(),
             total,
-        })
+        }
     }
 
     /// How much has arrived; also while another thread is writing.
