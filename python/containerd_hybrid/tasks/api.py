@@ -8,11 +8,12 @@ An ``exec_id`` of ``""`` means the container's init process. Times are Unix nano
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from containerd_hybrid.model import Mount, Scope
+from containerd_hybrid.model import Descriptor, Mount, Scope
 from containerd_hybrid.model.any import AnyValue
 
 
@@ -93,7 +94,8 @@ class CreateTask:
     """What a client says when it creates a task.
 
     ``task_api_address`` is where the shim of the container's sandbox serves tasks, when that is not one of
-    ours: ``PROTOCOL+unix://PATH``; ``task_api_version`` is its version of the task API.
+    ours: ``PROTOCOL+unix://PATH``; ``task_api_version`` is its version of the task API. ``checkpoint`` is a
+    folder to restore from; ``fill_checkpoint`` fills one, which then goes when the task has started.
     """
 
     container_id: str
@@ -104,6 +106,7 @@ class CreateTask:
     runtime_path: str = ""
     task_api_address: str = ""
     task_api_version: int = 0
+    fill_checkpoint: Callable[[Path], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,30 @@ class TaskManager(Protocol):
         Raises:
             NotFoundError, InvalidArgumentError: there is no such runtime, or none can be.
             UnknownError: the shim failed, or cannot say (those of containerd 1.6).
+        """
+        ...
+
+
+class TaskCheckpoints(Protocol):
+    """Checkpoints as content."""
+
+    async def take(self, scope: Scope, container_id: str, options: AnyValue | None) -> tuple[Descriptor, ...]:
+        """Write a checkpoint of a task into the content store, and the spec of its container.
+
+        None of either if the options name a folder for the checkpoint. Hold a lease.
+
+        Raises:
+            InvalidArgumentError: the options are not runc's.
+            HybridError: the task cannot be checkpointed, or criu is missing.
+        """
+        ...
+
+    async def restoring(self, scope: Scope, request: CreateTask, checkpoint: Descriptor) -> CreateTask:
+        """The request for a task that goes on from a checkpoint.
+
+        Raises:
+            InvalidArgumentError: ``checkpoint`` is something else.
+            NotFoundError: it is not here.
         """
         ...
 

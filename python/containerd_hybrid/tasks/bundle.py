@@ -25,6 +25,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,11 @@ class Bundle:
     def record_guest(self) -> None:
         """Note that the shim it joined is not ours to shut down."""
         write_private(self.path / _GUEST, b"")
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the task is restored from, until it has started."""
+        return self.path / "checkpoint"
 
     def is_guest(self) -> bool:
         return (self.path / _GUEST).exists()
@@ -136,6 +142,13 @@ class Bundles:
         (bundle.path / "work").symlink_to(bundle.work)
         if spec is not None:
             (bundle.path / "config.json").write_bytes(spec.value)
+
+    def scratch(self, namespace: str) -> Path:
+        """A new folder for something large; one that is left behind is rubbish to the next start."""
+        validate_identifier(namespace)
+        parent = self._root / namespace
+        parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".scratch-", dir=parent))
 
     def remove(self, bundle: Bundle) -> None:
         """Delete the bundle and its working folder; no error when they are gone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -109,6 +110,8 @@ class Creation:
                 raise _prefixed("failed to start shim", error) from error
             raise
         try:
+            request = await _with_checkpoint(shim.bundle, request)
+            shim.restored = request.fill_checkpoint is not None
             pid = await self._create(shim, container, request)
         except BaseException as error:
             await self._launcher.abandon(shim)
@@ -214,6 +217,14 @@ class Creation:
             said = f" (it said: {shim.last_words})" if shim.last_words else ""
             raise UnavailableError(f"the shim ended or does not answer: {error.message}{said}") from error
         return connected.task_pid
+
+
+async def _with_checkpoint(bundle: Bundle, request: CreateTask) -> CreateTask:
+    if request.fill_checkpoint is None:
+        return request
+    await asyncio.to_thread(bundle.checkpoint.mkdir, mode=0o700)
+    await request.fill_checkpoint(bundle.checkpoint)
+    return replace(request, checkpoint=str(bundle.checkpoint))
 
 
 def _options(container: Container, request: CreateTask) -> AnyValue | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -94,6 +95,8 @@ class ShimTaskManager:
         request = pb.StartRequest(id=container_id, exec_id=exec_id)
         response = await self._call(shim, "Start", request, pb.StartResponse)
         shim.pids[exec_id] = response.pid
+        if shim.restored and not exec_id:
+            await asyncio.to_thread(shutil.rmtree, shim.bundle.checkpoint, ignore_errors=True)
         return response.pid
 
     async def exec(self, scope: Scope, container_id: str, exec_id: str, spec: AnyValue, stdio: Stdio) -> None:

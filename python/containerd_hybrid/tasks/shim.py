@@ -54,6 +54,8 @@ class Shim:
         self.runtime_name = ""
         # One that runs a sandbox is no task, though tasks may join it.
         self.is_sandbox = False
+        # From a checkpoint that was unpacked for it.
+        self.restored = False
         # A task in a shim that somebody else started, and will end.
         self.is_guest = False
         self._leaving = False

@@ -131,8 +131,17 @@ def _streaming(context: InitContext) -> Served:
 def _tasks(context: InitContext) -> Served:
     from containerd_hybrid.rpc.services.tasks import TasksService
     from containerd_hybrid.tasks.api import TaskManager
+    from containerd_hybrid.tasks.checkpoints import Checkpoints
+    from containerd_hybrid.tasks.launcher import Launcher
 
-    return _serving(TasksService(context.get(PluginType.RUNTIME, TaskManager, "task")))
+    tasks = context.get(PluginType.RUNTIME, TaskManager, "task")
+    metadata = _metadata(context)
+    differ = context.get(PluginType.SERVICE, Differ, "diff-service")
+    bundles = context.get(PluginType.SHIM, Launcher).bundles
+    checkpoints = Checkpoints(
+        tasks, metadata.containers, bundles, metadata.content, differ.applier, differ.comparer
+    )
+    return _serving(TasksService(tasks, checkpoints))
 
 
 def _transfer(context: InitContext) -> Served:
@@ -186,7 +195,7 @@ PLUGINS = (
     _grpc("sandboxes", _sandboxes, PluginType.SANDBOX_STORE),
     _grpc("snapshots", _snapshots, *_STORED),
     _grpc("streaming", _streaming, PluginType.STREAMING),
-    _grpc("tasks", _tasks, PluginType.RUNTIME),
+    _grpc("tasks", _tasks, PluginType.RUNTIME, PluginType.SHIM, PluginType.SERVICE, *_STORED),
     _grpc("transfer", _transfer, PluginType.TRANSFER, PluginType.STREAMING),
     _grpc("version", _version),
 )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from containerd_hybrid.errors import InvalidArgumentError, UnimplementedError
+from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2 as pb
 from containerd_hybrid.proto.types import metrics_pb2
 from containerd_hybrid.proto.types.task import task_pb2
 from containerd_hybrid.rpc.api import CallContext
-from containerd_hybrid.tasks.api import CreateTask, Exit, Process, Stdio, TaskManager
-from containerd_hybrid.wire import any_from_wire, any_to_wire, mounts_from_wire, timestamp
+from containerd_hybrid.tasks.api import CreateTask, Exit, Process, Stdio, TaskCheckpoints, TaskManager
+from containerd_hybrid.wire import (
+    any_from_wire,
+    any_to_wire,
+    descriptor_from_wire,
+    descriptor_to_wire,
+    mounts_from_wire,
+    timestamp,
+)
 
 _GO_ZERO_TIME = -62135596800
 
@@ -24,12 +32,11 @@ class TasksService:
 
     descriptor: ClassVar[ServiceDescriptor] = pb.DESCRIPTOR.services_by_name["Tasks"]
 
-    def __init__(self, tasks: TaskManager) -> None:
+    def __init__(self, tasks: TaskManager, checkpoints: TaskCheckpoints) -> None:
         self._tasks = tasks
+        self._checkpoints = checkpoints
 
     async def create(self, request: pb.CreateTaskRequest, call: CallContext) -> pb.CreateTaskResponse:
-        if request.HasField("checkpoint"):
-            raise UnimplementedError("restoring a task from a checkpoint is not offered by this release")
         create = CreateTask(
             container_id=request.container_id,
             rootfs=mounts_from_wire(request.rootfs),
@@ -39,6 +46,8 @@ class TasksService:
             task_api_address=request.task_api_address,
             task_api_version=request.task_api_version,
         )
+        if request.HasField("checkpoint"):
+            create = await self._restoring(request, create, call)
         pid = await self._tasks.create(call.scope, create)
         return pb.CreateTaskResponse(container_id=request.container_id, pid=pid)
 
@@ -108,7 +117,18 @@ class TasksService:
     async def checkpoint(
         self, request: pb.CheckpointTaskRequest, call: CallContext
     ) -> pb.CheckpointTaskResponse:
-        raise UnimplementedError("checkpointing a task is not offered by this release")
+        options = any_from_wire(request.options)
+        made = await self._checkpoints.take(call.scope, request.container_id, options)
+        return pb.CheckpointTaskResponse(descriptors=[descriptor_to_wire(d) for d in made])
+
+    async def _restoring(
+        self, request: pb.CreateTaskRequest, create: CreateTask, call: CallContext
+    ) -> CreateTask:
+        # A checkpoint in a folder has no digest.
+        if path := request.checkpoint.annotations.get("RestoreFromPath"):
+            return replace(create, checkpoint=path)
+        checkpoint = descriptor_from_wire(request.checkpoint)
+        return await self._checkpoints.restoring(call.scope, create, checkpoint)
 
     async def update(self, request: pb.UpdateTaskRequest, call: CallContext) -> Empty:
         resources = any_from_wire(request.resources)
