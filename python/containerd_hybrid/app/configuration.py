@@ -71,7 +71,12 @@ def with_options(config: Config, options: Options) -> Config:
         grpc: dict[str, Any] = {**tables.get(GRPC_SERVER, {}), "address": options.address}
         owner: dict[str, Any] = {key: grpc[key] for key in ("uid", "gid") if key in grpc}
         tables[GRPC_SERVER] = grpc
-        tables.setdefault(TTRPC_SERVER, {"address": f"{options.address}.ttrpc", **owner})
+        # A table that only says whose the socket is leaves open where it is.
+        derived = {"address": f"{options.address}.ttrpc", **owner}
+        tables[TTRPC_SERVER] = {
+            **derived,
+            **{k: v for k, v in tables.get(TTRPC_SERVER, {}).items() if v != ""},
+        }
     return replace(
         config,
         root=str(Path(options.root).absolute()) if options.root else config.root,

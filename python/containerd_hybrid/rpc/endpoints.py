@@ -11,6 +11,7 @@ from containerd_hybrid.rpc.sockets import SocketOwner
 WAITING = frozenset(
     {
         "/containerd.services.events.v1.Events/Subscribe",
+        "/containerd_hybrid.v1.EventLog/Replay",
         "/containerd.services.sandbox.v1.Controller/Wait",
         "/containerd.services.streaming.v1.Streaming/Stream",
         "/containerd.services.tasks.v1.Tasks/Wait",

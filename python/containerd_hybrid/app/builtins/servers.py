@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 NATIVE = "native"
 GRPCIO = "grpcio"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,11 @@ async def _grpc_tcp(context: InitContext) -> Server:
         raise InvalidConfigError(
             f"grpc-tcp address {config.address} needs tls_cert, tls_key and tls_ca: "
             "whoever reaches an open port of a container runtime is root"
+        )
+    if config.tls_common_name:
+        logger.warning(
+            "tls_common_name names a certificate of Windows' store, and does nothing on Linux",
+            extra={"tls_common_name": config.tls_common_name},
         )
     from containerd_hybrid.rpc.endpoints import TcpEndpoint
 

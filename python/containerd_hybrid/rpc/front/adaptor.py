@@ -40,6 +40,8 @@ class FrontAdaptor:
         self.max_receive = max_receive
         self.max_send = max_send
         self.buffer = bytearray(_BUFFER)
+        # What asyncio's TLS is given: it reads into slices, and one of a bytearray would be a copy.
+        self.view = memoryview(self.buffer)
         self.connections: set[Connection] = set()
         self.stopping = False
 

@@ -103,9 +103,9 @@ class Connection(asyncio.BufferedProtocol):
             self._front.drain()
         self._flush()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         # One for all connections: what was read into it is used up before the next one reads.
-        return self._buffer
+        return self._server.view
 
     def buffer_updated(self, nbytes: int) -> None:
         events = self._front.feed(self._buffer, nbytes, self._loop.time())

@@ -1,0 +1,155 @@
+"""Who may talk to the daemon: mutual TLS on TCP, and whose the sockets are."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from tests.integration.registry_world import Authority
+
+from containerd_hybrid.proto.services.version.v1.version_pb2 import VersionResponse
+from containerd_hybrid.testing.daemon import DaemonProcess
+from containerd_hybrid.testing.leaks import LeakCheck
+
+pytestmark = pytest.mark.root
+
+CONFIG = """\
+version = 4
+[plugins."io.containerd.server.v1.grpc"]
+implementation = "{implementation}"
+uid = 4711
+gid = 4712
+[plugins."io.containerd.server.v1.ttrpc"]
+uid = 4713
+gid = 4714
+[plugins."io.containerd.server.v1.debug"]
+address = "{folder}/debug.sock"
+uid = 4715
+gid = 4716
+[plugins."io.containerd.server.v1.grpc-tcp"]
+implementation = "{implementation}"
+address = "127.0.0.1:0"
+tls_cert = "{certificate}"
+tls_key = "{key}"
+tls_ca = "{ca}"
+tls_common_name = "client"
+"""
+_LISTENING = "0A"
+VERSION = "/containerd.services.version.v1.Version/Version"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Another authority: what it signs is nobody's here."""
+    return Authority(tmp_path_factory.mktemp("tls") / "theirs")
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def daemon(
+    request: pytest.FixtureRequest, authority: Authority, short_folder: Path, leak_check: LeakCheck
+) -> Iterator[DaemonProcess]:
+    certificate, key = authority.server
+    config = CONFIG.format(
+        implementation=request.param,
+        folder=short_folder,
+        certificate=certificate,
+        key=key,
+        ca=authority.certificate,
+    )
+    daemon = DaemonProcess(short_folder, config=config)
+    daemon.start()
+    try:
+        yield daemon
+        daemon.stop_if_running()
+    finally:
+        daemon.cleanup(leak_check)
+
+
+def port(daemon: DaemonProcess) -> int:
+    """The only TCP port that it listens on, which the kernel chose."""
+    sockets = set()
+    for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            sockets.add(str(entry.readlink()))
+    tables = (Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables for line in table]
+    (found,) = {row[1] for row in rows if row[3] == _LISTENING and f"socket:[{row[9]}]" in sockets}
+    return int(found.rpartition(":")[2], 16)
+
+
+async def version(port: int, trusted: Authority, client: Authority | None) -> str:
+    """The daemon's version over TLS, as whom ``client`` signed, or as nobody."""
+    key, certificate = (None, None)
+    if client is not None:
+        certificate, key = (path.read_bytes() for path in client.client)
+    credentials = grpc.ssl_channel_credentials(trusted.certificate.read_bytes(), key, certificate)
+    return await asked(grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials))
+
+
+async def asked(opened: grpc.aio.Channel) -> str:
+    """The version that a channel leads to; it is closed then."""
+    async with opened as channel:
+        call = channel.unary_unary(
+            VERSION,
+            request_serializer=Empty.SerializeToString,
+            response_deserializer=VersionResponse.FromString,
+        )
+        return (await call(Empty())).version
+
+
+async def test_only_whom_the_authority_signed_is_answered(
+    daemon: DaemonProcess, authority: Authority, stranger: Authority
+) -> None:
+    address = port(daemon)
+    assert (await version(address, authority, authority)).startswith("v2.")
+    for client in (None, stranger):
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            await version(address, authority, client)
+        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.aio.AioRpcError):
+        await version(address, stranger, authority)
+    with pytest.raises(grpc.aio.AioRpcError) as told:
+        await asked(grpc.aio.insecure_channel(f"127.0.0.1:{address}"))
+    assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+    _refuses_old_tls(address, authority)
+    # It goes on serving those it knows.
+    assert (await version(address, authority, authority)).startswith("v2.")
+    assert "tls_common_name" in daemon.log
+    _has_its_sockets(daemon.folder)
+
+
+def _refuses_old_tls(port: int, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(*authority.client)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection(("127.0.0.1", port)) as connection, pytest.raises(ssl.SSLError):
+        context.wrap_socket(connection, server_hostname="127.0.0.1")
+
+
+def _has_its_sockets(folder: Path) -> None:
+    """Each belongs to whom the configuration says, and nobody else may use it."""
+    for name, uid, gid, mode in (
+        ("containerd.sock", 4711, 4712, 0o660),
+        ("containerd.sock.ttrpc", 4713, 4714, 0o660),
+        ("debug.sock", 4715, 4716, 0o600),
+    ):
+        found = (folder / name).stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (uid, gid, mode), name
+        assert stat.S_ISSOCK(found.st_mode)
