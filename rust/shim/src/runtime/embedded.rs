@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ::runtime::spec::{Process, Resources, Spec};
 use ::runtime::{Error, Stdio};
@@ -26,6 +27,9 @@ const PROGRAM: &str = "containerd-hybrid-runtime";
 /// `restrict_oom_score_adj`. (`env` of the plug-in `io.containerd.shim.v1.manager` sets it.)
 const CLAMP: &str = "CONTAINERD_HYBRID_RESTRICT_OOM_SCORE_ADJ";
 
+/// How long a process in the making may hold up everything else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 pub struct Embedded {
     runtime: ::runtime::Runtime,
     program: CliRuntime,
@@ -46,6 +50,7 @@ impl Embedded {
         let own = ::runtime::Options {
             clamp_oom_score_adj: clamp,
             nofile: spawn::original_file_limit(),
+            patience: Some(PATIENCE),
         };
         let mut program = CliRuntime::of_program(&program(), &root, bundle);
         if clamp {
