@@ -63,7 +63,13 @@ impl Shim {
         self.run(call, move |shim, result| {
             let result = result.map_err(|e| {
                 let _ = std::fs::copy(work.join("dump.log"), &dump_log);
-                Status::unknown(format!("{} path= {}", first_line(&e), dump_log.display()))
+                let text = format!("{} path= {}", first_line(&e), dump_log.display());
+                // Told apart, since installing it helps, and trying again does not.
+                if e.mentions("criu") && (e.mentions("not found") || e.mentions("no such file")) {
+                    Status::failed_precondition(text)
+                } else {
+                    Status::unknown(text)
+                }
             });
             if temporary {
                 let _ = std::fs::remove_dir_all(&work);

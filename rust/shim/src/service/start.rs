@@ -82,7 +82,11 @@ impl Shim {
         let key = reply.key();
         self.run_making(call, key, move |shim, result| {
             let result = match result {
-                Err(e) => Err(Status::unknown(e.during("OCI runtime restore failed"))),
+                Err(e) => {
+                    // There will never be a process to wait for.
+                    shim.start_failed(id);
+                    Err(Status::unknown(e.during("OCI runtime restore failed")))
+                }
                 Ok(started) => {
                     if let Some(container) = shim.containers.get_mut(&name) {
                         container.cgroup = Cgroup::of(started.pid).ok();

@@ -258,6 +258,29 @@ fn a_restore_happens_at_the_start() {
 }
 
 #[test]
+fn nobody_waits_for_a_restore_that_failed() {
+    let mut bench = Bench::new();
+    let mut request = bench.create_request("box");
+    request.checkpoint = "/images".into();
+    bench
+        .call::<api::CreateTaskResponse>("Create", &request)
+        .unwrap();
+    let waiting = bench.send("Wait", &wait("box", ""));
+    bench.fake.fail("restore", "no such image");
+    let start = api::StartRequest {
+        id: "box".into(),
+        exec_id: String::new(),
+    };
+    let refused = bench.call::<api::StartResponse>("Start", &start);
+    assert!(refused.unwrap_err().1.contains("no such image"));
+    let ended: api::WaitResponse = bench.answer(waiting).unwrap();
+    assert_eq!(ended.exit_status, 255);
+    bench
+        .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+        .unwrap();
+}
+
+#[test]
 fn shutdown_waits_for_the_last_container() {
     let mut bench = Bench::new();
     let pid = bench.running("box");
