@@ -71,6 +71,22 @@ class CallContext:
         return Scope(self.namespace, self.lease)
 
 
+class Encoded:
+    """A response that its handler has serialized already; a transport sends the bytes as they are.
+
+    For long lists, where making the messages would be most of the work.
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 (a message's method)
+        """The bytes."""
+        return self._data
+
+
 class Kind(enum.Enum):
     """Which sides of a method are streams."""
 
@@ -80,10 +96,11 @@ class Kind(enum.Enum):
     BIDI_STREAM = "bidi-stream"
 
 
-Unary: TypeAlias = Callable[[Any, CallContext], Awaitable[Message]]
-ServerStream: TypeAlias = Callable[[Any, CallContext], AsyncIterator[Message]]
-ClientStream: TypeAlias = Callable[[AsyncIterator[Any], CallContext], Awaitable[Message]]
-BidiStream: TypeAlias = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
+Response: TypeAlias = Message | Encoded
+Unary: TypeAlias = Callable[[Any, CallContext], Awaitable[Response]]
+ServerStream: TypeAlias = Callable[[Any, CallContext], AsyncIterator[Response]]
+ClientStream: TypeAlias = Callable[[AsyncIterator[Any], CallContext], Awaitable[Response]]
+BidiStream: TypeAlias = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Response]]
 Handler: TypeAlias = Unary | ServerStream | ClientStream | BidiStream
 
 

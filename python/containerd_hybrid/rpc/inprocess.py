@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from google.protobuf.message import Message
 
 from containerd_hybrid.errors import UnavailableError, UnimplementedError
-from containerd_hybrid.rpc.api import CallContext, Kind, Method, Service
+from containerd_hybrid.rpc.api import CallContext, Encoded, Kind, Method, Service
 
 M = TypeVar("M", bound=Message)
 
@@ -180,7 +180,12 @@ def _context(
     )
 
 
-def _copy(message: Message, kind: type[M]) -> M:
+def _copy(message: Any, kind: type[M]) -> M:
+    if isinstance(message, Encoded):
+        # Never changed, and only its bytes are known: it becomes a message where the caller wants one.
+        if cast(Any, kind) is Encoded:
+            return cast(M, message)
+        return kind.FromString(message.SerializeToString())
     if isinstance(message, kind):
         copy = kind()
         copy.CopyFrom(message)

@@ -358,9 +358,19 @@ fn a_stream_without_messages_has_its_initial_metadata() {
     let mut client = Client::new(Limits::default());
     let (stream, _) = client.open(EACH, &[]);
     client.feed(&frame(DATA, END_STREAM, stream, b""));
-    client.connection.finish(stream, &[("before", "1")], 0, "", &[("after", "2")]);
+    client
+        .connection
+        .finish(stream, &[("before", "1")], 0, "", &[("after", "2")]);
     let frames = client.take();
     assert_eq!(frames.len(), 2);
-    assert!(client.fields(&frames[0]).contains(&("before".to_owned(), "1".to_owned())));
-    assert!(client.fields(&frames[1]).contains(&("after".to_owned(), "2".to_owned())));
+    assert!(
+        client
+            .fields(&frames[0])
+            .contains(&("before".to_owned(), "1".to_owned()))
+    );
+    assert!(
+        client
+            .fields(&frames[1])
+            .contains(&("after".to_owned(), "2".to_owned()))
+    );
 }

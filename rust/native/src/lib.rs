@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 mod archive;
 mod descriptor;
+mod encode;
 mod exceptions;
 mod failure;
 mod front;
@@ -24,6 +25,8 @@ mod _native {
     use crate::archive::{
         AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers, gzip_backend,
     };
+    #[pymodule_export]
+    use crate::encode::WirePlan;
     #[pymodule_export]
     use crate::front::{FrontConnection, FrontRoutes};
     #[pymodule_export]

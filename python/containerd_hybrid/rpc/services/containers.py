@@ -8,12 +8,40 @@ from typing import ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 
+from containerd_hybrid._native import WirePlan
 from containerd_hybrid.containers.api import Container, ContainerStore
 from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.containers.v1 import containers_pb2 as pb
-from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.api import CallContext, Encoded
 from containerd_hybrid.wire import any_from_wire, any_to_wire, timestamp
+
+WIRE_PLAN = WirePlan(
+    [
+        (pb.Container.ID_FIELD_NUMBER, "id", "text", None),
+        (pb.Container.LABELS_FIELD_NUMBER, "labels", "map", None),
+        (pb.Container.IMAGE_FIELD_NUMBER, "image", "text", None),
+        (
+            pb.Container.RUNTIME_FIELD_NUMBER,
+            "",
+            "part",
+            WirePlan(
+                [
+                    (pb.Container.Runtime.NAME_FIELD_NUMBER, "runtime_name", "text", None),
+                    (pb.Container.Runtime.OPTIONS_FIELD_NUMBER, "runtime_options", "any", None),
+                ]
+            ),
+        ),
+        (pb.Container.SPEC_FIELD_NUMBER, "spec", "any", None),
+        (pb.Container.SNAPSHOTTER_FIELD_NUMBER, "snapshotter", "text", None),
+        (pb.Container.SNAPSHOT_KEY_FIELD_NUMBER, "snapshot_key", "text", None),
+        (pb.Container.CREATED_AT_FIELD_NUMBER, "created_at", "time", None),
+        (pb.Container.UPDATED_AT_FIELD_NUMBER, "updated_at", "time", None),
+        (pb.Container.EXTENSIONS_FIELD_NUMBER, "extensions", "anys", None),
+        (pb.Container.SANDBOX_FIELD_NUMBER, "sandbox", "text", None),
+    ]
+)
+"""A container as :func:`to_wire` makes it, for lists."""
 
 
 class ContainersService:
@@ -26,23 +54,24 @@ class ContainersService:
         self._collector = collector
 
     async def get(self, request: pb.GetContainerRequest, call: CallContext) -> pb.GetContainerResponse:
-        return pb.GetContainerResponse(container=_to_wire(await self._containers.get(call.scope, request.id)))
+        return pb.GetContainerResponse(container=to_wire(await self._containers.get(call.scope, request.id)))
 
-    async def list(self, request: pb.ListContainersRequest, call: CallContext) -> pb.ListContainersResponse:
+    async def list(self, request: pb.ListContainersRequest, call: CallContext) -> Encoded:
         containers = await self._containers.list(call.scope, tuple(request.filters))
-        return pb.ListContainersResponse(containers=[_to_wire(container) for container in containers])
+        return Encoded(WIRE_PLAN.list(pb.ListContainersResponse.CONTAINERS_FIELD_NUMBER, containers))
 
     async def list_stream(
         self, request: pb.ListContainersRequest, call: CallContext
-    ) -> AsyncIterator[pb.ListContainerMessage]:
+    ) -> AsyncIterator[Encoded]:
+        number = pb.ListContainerMessage.CONTAINER_FIELD_NUMBER
         for container in await self._containers.list(call.scope, tuple(request.filters)):
-            yield pb.ListContainerMessage(container=_to_wire(container))
+            yield Encoded(WIRE_PLAN.list(number, (container,)))
 
     async def create(
         self, request: pb.CreateContainerRequest, call: CallContext
     ) -> pb.CreateContainerResponse:
         created = await self._containers.create(call.scope, _from_wire(request.container))
-        return pb.CreateContainerResponse(container=_to_wire(created))
+        return pb.CreateContainerResponse(container=to_wire(created))
 
     async def update(
         self, request: pb.UpdateContainerRequest, call: CallContext
@@ -52,7 +81,7 @@ class ContainersService:
         updated = await self._containers.update(
             call.scope, _from_wire(request.container), tuple(request.update_mask.paths)
         )
-        return pb.UpdateContainerResponse(container=_to_wire(updated))
+        return pb.UpdateContainerResponse(container=to_wire(updated))
 
     async def delete(self, request: pb.DeleteContainerRequest, call: CallContext) -> Empty:
         await self._containers.delete(call.scope, request.id)
@@ -60,7 +89,8 @@ class ContainersService:
         return Empty()
 
 
-def _to_wire(container: Container) -> pb.Container:
+def to_wire(container: Container) -> pb.Container:
+    """The message of one."""
     message = pb.Container(
         id=container.id,
         labels=dict(container.labels),

@@ -10,6 +10,7 @@ from typing import ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 
+from containerd_hybrid._native import WirePlan
 from containerd_hybrid.content.api import ContentInfo, ContentStore, Ingest, IngestStatus
 from containerd_hybrid.errors import (
     AlreadyExistsError,
@@ -20,12 +21,24 @@ from containerd_hybrid.errors import (
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.model import Digest, Scope
 from containerd_hybrid.proto.services.content.v1 import content_pb2 as pb
-from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.api import CallContext, Encoded
 from containerd_hybrid.wire import timestamp
 
 _PAGE = 100
 # Below gRPC's default limit of 4 MiB a message, and large enough that a message's cost does not count.
 _CHUNK = 1 << 20
+
+
+WIRE_PLAN = WirePlan(
+    [
+        (pb.Info.DIGEST_FIELD_NUMBER, "digest", "text", None),
+        (pb.Info.SIZE_FIELD_NUMBER, "size", "number", None),
+        (pb.Info.CREATED_AT_FIELD_NUMBER, "created_at", "time", None),
+        (pb.Info.UPDATED_AT_FIELD_NUMBER, "updated_at", "time", None),
+        (pb.Info.LABELS_FIELD_NUMBER, "labels", "map", None),
+    ]
+)
+"""A blob as :func:`to_wire` makes it, for lists."""
 
 
 class ContentService:
@@ -39,7 +52,7 @@ class ContentService:
 
     async def info(self, request: pb.InfoRequest, call: CallContext) -> pb.InfoResponse:
         return pb.InfoResponse(
-            info=_to_wire(await self._content.info(call.scope, Digest.parse(request.digest)))
+            info=to_wire(await self._content.info(call.scope, Digest.parse(request.digest)))
         )
 
     async def update(self, request: pb.UpdateRequest, call: CallContext) -> pb.UpdateResponse:
@@ -47,19 +60,18 @@ class ContentService:
         updated = await self._content.update(
             call.scope, Digest.parse(wanted.digest), dict(wanted.labels), tuple(request.update_mask.paths)
         )
-        return pb.UpdateResponse(info=_to_wire(updated))
+        return pb.UpdateResponse(info=to_wire(updated))
 
-    async def list(
-        self, request: pb.ListContentRequest, call: CallContext
-    ) -> AsyncIterator[pb.ListContentResponse]:
-        page: list[pb.Info] = []
+    async def list(self, request: pb.ListContentRequest, call: CallContext) -> AsyncIterator[Encoded]:
+        page: list[ContentInfo] = []
+        number = pb.ListContentResponse.INFO_FIELD_NUMBER
         async for info in self._content.walk(call.scope, tuple(request.filters)):
-            page.append(_to_wire(info))
+            page.append(info)
             if len(page) == _PAGE:
-                yield pb.ListContentResponse(info=page)
+                yield Encoded(WIRE_PLAN.list(number, page))
                 page = []
         if page:
-            yield pb.ListContentResponse(info=page)
+            yield Encoded(WIRE_PLAN.list(number, page))
 
     async def delete(self, request: pb.DeleteContentRequest, call: CallContext) -> Empty:
         await self._content.delete(call.scope, Digest.parse(request.digest))
@@ -195,7 +207,8 @@ class _WriteSession:
         )
 
 
-def _to_wire(info: ContentInfo) -> pb.Info:
+def to_wire(info: ContentInfo) -> pb.Info:
+    """The message of one."""
     return pb.Info(
         digest=str(info.digest),
         size=info.size,

@@ -7,12 +7,37 @@ from typing import ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 
+from containerd_hybrid._native import WirePlan
 from containerd_hybrid.errors import InvalidArgumentError
 from containerd_hybrid.images.api import NO_TARGET, Image, ImageStore
 from containerd_hybrid.metadata.api import Collector
 from containerd_hybrid.proto.services.images.v1 import images_pb2 as pb
-from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.proto.types.descriptor_pb2 import Descriptor
+from containerd_hybrid.rpc.api import CallContext, Encoded
 from containerd_hybrid.wire import descriptor_from_wire, descriptor_to_wire, timestamp
+
+WIRE_PLAN = WirePlan(
+    [
+        (pb.Image.NAME_FIELD_NUMBER, "name", "text", None),
+        (pb.Image.LABELS_FIELD_NUMBER, "labels", "map", None),
+        (
+            pb.Image.TARGET_FIELD_NUMBER,
+            "target",
+            "message",
+            WirePlan(
+                [
+                    (Descriptor.MEDIA_TYPE_FIELD_NUMBER, "media_type", "text", None),
+                    (Descriptor.DIGEST_FIELD_NUMBER, "digest", "text", None),
+                    (Descriptor.SIZE_FIELD_NUMBER, "size", "number", None),
+                    (Descriptor.ANNOTATIONS_FIELD_NUMBER, "annotations", "map", None),
+                ]
+            ),
+        ),
+        (pb.Image.CREATED_AT_FIELD_NUMBER, "created_at", "time", None),
+        (pb.Image.UPDATED_AT_FIELD_NUMBER, "updated_at", "time", None),
+    ]
+)
+"""An image as :func:`to_wire` makes it, for lists."""
 
 
 class ImagesService:
@@ -25,11 +50,11 @@ class ImagesService:
         self._collector = collector
 
     async def get(self, request: pb.GetImageRequest, call: CallContext) -> pb.GetImageResponse:
-        return pb.GetImageResponse(image=_to_wire(await self._images.get(call.scope, request.name)))
+        return pb.GetImageResponse(image=to_wire(await self._images.get(call.scope, request.name)))
 
-    async def list(self, request: pb.ListImagesRequest, call: CallContext) -> pb.ListImagesResponse:
+    async def list(self, request: pb.ListImagesRequest, call: CallContext) -> Encoded:
         images = await self._images.list(call.scope, tuple(request.filters))
-        return pb.ListImagesResponse(images=[_to_wire(image) for image in images])
+        return Encoded(WIRE_PLAN.list(pb.ListImagesResponse.IMAGES_FIELD_NUMBER, images))
 
     async def create(self, request: pb.CreateImageRequest, call: CallContext) -> pb.CreateImageResponse:
         if not request.image.name:
@@ -37,7 +62,7 @@ class ImagesService:
         created = await self._images.create(
             call.scope, _from_wire(request.image), source_date_epoch=_epoch(request)
         )
-        return pb.CreateImageResponse(image=_to_wire(created))
+        return pb.CreateImageResponse(image=to_wire(created))
 
     async def update(self, request: pb.UpdateImageRequest, call: CallContext) -> pb.UpdateImageResponse:
         if not request.image.name:
@@ -46,7 +71,7 @@ class ImagesService:
         updated = await self._images.update(
             call.scope, _from_wire(request.image), paths, source_date_epoch=_epoch(request)
         )
-        return pb.UpdateImageResponse(image=_to_wire(updated))
+        return pb.UpdateImageResponse(image=to_wire(updated))
 
     async def delete(self, request: pb.DeleteImageRequest, call: CallContext) -> Empty:
         target = descriptor_from_wire(request.target) if request.HasField("target") else None
@@ -58,7 +83,8 @@ class ImagesService:
         return Empty()
 
 
-def _to_wire(image: Image) -> pb.Image:
+def to_wire(image: Image) -> pb.Image:
+    """The message of one."""
     return pb.Image(
         name=image.name,
         labels=dict(image.labels),
