@@ -29,6 +29,7 @@ _MODULES = {
     "events": "events",
     "gc": "gc",
     "adopt": "adopt",
+    "fsck": "fsck",
     "config": "config",
     "system": "system",
     "version": "version",
@@ -55,6 +56,7 @@ commands:
   config     explain where a setting, or an image, comes from
   system     info about daemon, kernel, runtimes
   gc         why things are alive, what would go; collect
+  fsck       check blobs, layers and metadata, and mend them
   adopt      take over what a containerd of this machine has
   version    show the versions of client and daemon
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from containerd_hybrid.adopt.api import Adopted, Outcome
 from containerd_hybrid.client.calls import Calls
-from containerd_hybrid.proto.hybrid import adopt_pb2, system_pb2
+from containerd_hybrid.fsck.api import Problem, Summary
+from containerd_hybrid.proto.hybrid import adopt_pb2, fsck_pb2, system_pb2
 
 _ADOPTION = adopt_pb2.DESCRIPTOR.services_by_name["Adoption"]
+_INTEGRITY = fsck_pb2.DESCRIPTOR.services_by_name["Integrity"]
 _SYSTEM = system_pb2.DESCRIPTOR.services_by_name["System"]
 
 
@@ -148,6 +150,31 @@ class AsyncDaemon:
         try:
             async for one in answers:
                 yield Adopted(one.kind, one.namespace, one.name, Outcome(one.outcome), one.size)
+        finally:
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
+
+    async def check(
+        self, *, repair: bool = False, namespaces: Sequence[str] = ()
+    ) -> AsyncIterator[Problem | Summary]:
+        """Whether metadata, blobs and unpacked layers are what they should be; ``repair`` mends them.
+
+        Every problem as it is found, and at the end one summary. It may run while the daemon is in use. No
+        ``namespaces`` means all.
+
+        Raises:
+            NotFoundError: there is no such namespace.
+        """
+        request = fsck_pb2.CheckRequest(repair=repair, namespaces=namespaces)
+        answers = self._calls.server_stream(_INTEGRITY, "Check", request, fsck_pb2.CheckResponse)
+        try:
+            async for answer in answers:
+                if answer.HasField("problem"):
+                    one = answer.problem
+                    yield Problem(one.kind, one.namespace, one.name, one.what, one.repaired, one.remedy)
+                else:
+                    end = answer.summary
+                    yield Summary(end.blobs, end.bytes, end.layers, end.passed_over)
         finally:
             if isinstance(answers, AsyncGenerator):
                 await answers.aclose()

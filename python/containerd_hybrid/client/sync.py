@@ -26,6 +26,7 @@ from containerd_hybrid.client.portal import Portal
 from containerd_hybrid.client.process import AsyncProcess, Exited
 from containerd_hybrid.client.stdio import Streams
 from containerd_hybrid.events.api import LogStatus
+from containerd_hybrid.fsck.api import Problem, Summary
 from containerd_hybrid.images.api import Image
 from containerd_hybrid.metadata.api import Finding
 from containerd_hybrid.model import Platform
@@ -472,6 +473,17 @@ class Daemon:
         return self._portal.iterate(
             self._wrapped.adopt(folder, namespaces=namespaces, verify=verify, dry_run=dry_run)
         )
+
+    def check(self, *, repair: bool = False, namespaces: Sequence[str] = ()) -> Iterator[Problem | Summary]:
+        """Whether metadata, blobs and unpacked layers are what they should be; ``repair`` mends them.
+
+        Every problem as it is found, and at the end one summary. It may run while the daemon is in use. No
+        ``namespaces`` means all.
+
+        Raises:
+            NotFoundError: there is no such namespace.
+        """
+        return self._portal.iterate(self._wrapped.check(repair=repair, namespaces=namespaces))
 
     def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.

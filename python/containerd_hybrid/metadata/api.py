@@ -44,6 +44,10 @@ class Database(Protocol):
         """Cancelling the caller does not take the write back; it is settled when CancelledError arrives."""
         ...
 
+    async def check(self) -> list[str]:
+        """What is wrong with the file; empty when it is sound."""
+        ...
+
     def on_commit(self, listener: CommitListener) -> None:
         """Call ``listener`` on the event loop after each durable transaction."""
         ...

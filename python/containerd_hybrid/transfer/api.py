@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from containerd_hybrid.images.api import ArchiveSource, Image, ImportOptions, ReferenceRule
 from containerd_hybrid.model import Descriptor, Platform, Scope
-from containerd_hybrid.registry.api import RegistryOptions
+from containerd_hybrid.registry.api import Fetcher, RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,19 @@ class Progress:
 
 
 ProgressSink: TypeAlias = Callable[[Progress], None]
+
+
+class BlobFetcher(Protocol):
+    """Blobs from a registry into the content store."""
+
+    async def fetch(self, scope: Scope, source: Fetcher, blob: Descriptor) -> bool:
+        """Make the namespace have the blob; False when it had it.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: the registry has something else; its bytes are removed.
+            UnavailableError: it broke off too often; what came is kept.
+        """
+        ...
 
 
 class ArchiveSink(Protocol):
@@ -129,6 +142,11 @@ class Transferrer(RegistryTransfers, Protocol):
         target: str,
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
     ) -> Image:
-        """Unpack the image ``source``, and give it the name ``target``, replacing what that pointed to."""
+        """Unpack the image ``source``, and give it the name ``target`` with ``labels``.
+
+        What that pointed to is replaced, with its labels; those of ``source`` stay its own.
+        """
         ...

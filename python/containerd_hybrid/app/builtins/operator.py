@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served
-from containerd_hybrid.app.builtins.storage import Metadata
+from containerd_hybrid.app.builtins.storage import Differ, Metadata
 from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.durations import Duration
 from containerd_hybrid.errors import InvalidConfigError
@@ -140,11 +140,50 @@ def _adoption_service(context: InitContext) -> Served:
     return Served((service_from(service.descriptor, service),))
 
 
+async def _fsck_service(context: InitContext) -> Served:
+    from containerd_hybrid.content.api import BlobStore
+    from containerd_hybrid.fsck.checker import StoreChecker
+    from containerd_hybrid.fsck.layers import LayerChecker
+    from containerd_hybrid.fsck.sources import BlobSources
+    from containerd_hybrid.registry.api import RegistryOptions
+    from containerd_hybrid.registry.client import HttpRegistryClient
+    from containerd_hybrid.rpc.describe import service_from
+    from containerd_hybrid.rpc.services.fsck import IntegrityService
+    from containerd_hybrid.transfer.fetch import BlobFetches
+
+    metadata = context.get(PluginType.METADATA, Metadata)
+    hosts_dir = context.catalog.explainer.setting("plugins", f"{PluginType.TRANSFER}.local", "config_path")
+    registries = HttpRegistryClient(hosts_dir=str(hosts_dir or ""))
+    context.on_close(registries.close)
+    checker = StoreChecker(
+        metadata.database,
+        metadata.namespaces,
+        metadata.content,
+        context.get(PluginType.CONTENT, BlobStore),
+        metadata.locks,
+        metadata.images,
+        LayerChecker(
+            metadata.snapshotters,
+            context.get(PluginType.SERVICE, Differ, "diff-service").applier,
+            metadata.leases,
+        ),
+        BlobSources(registries, BlobFetches(metadata.content), RegistryOptions()),
+    )
+    service = IntegrityService(checker)
+    return Served((service_from(service.descriptor, service),))
+
+
 PLUGINS = (
     Plugin(PluginType.EVENT_LOG, "log", _event_log, config=EventLogConfig),
     Plugin(PluginType.GRPC, "hybrid-events", _event_log_service, (PluginType.EVENT_LOG,)),
     Plugin(PluginType.GRPC, "hybrid-gc", _gc_service, (PluginType.METADATA, PluginType.GC)),
     Plugin(PluginType.GRPC, "hybrid-adopt", _adoption_service, (PluginType.METADATA,)),
+    Plugin(
+        PluginType.GRPC,
+        "hybrid-fsck",
+        _fsck_service,
+        (PluginType.METADATA, PluginType.CONTENT, PluginType.SERVICE),
+    ),
     Plugin(PluginType.GRPC, "hybrid-system", _system_service),
     Plugin(PluginType.IMAGE_VERIFIER, "bindir", _bindir, config=BindirConfig),
     Plugin(PluginType.INTERNAL, "opt", _opt, config=OptConfig),

@@ -1,0 +1,1 @@
+"""Is what is stored still what was stored? And if not, made so again."""
