@@ -85,6 +85,8 @@ _DELETES = (
     ("DELETE FROM mounts WHERE namespace = ? AND name = ?", MOUNTS),
 )
 _SNAPSHOTS = "snapshots/"
+# Blobs whose locks are held at once, so that handing work to threads does not cost more than the work.
+_REMOVED_TOGETHER = 64
 
 
 @dataclass(slots=True)
@@ -178,9 +180,9 @@ class MetadataCollector:
         for key in sorted(pending.ingests):
             if await self._reclaimed(f"ingest {key}", self._remove_ingest(key)):
                 pending.ingests.discard(key)
-        for digest in sorted(pending.blobs):
-            if await self._reclaimed(f"content {digest}", self._remove_blob(Digest.parse(digest))):
-                pending.blobs.discard(digest)
+        blobs = [Digest.parse(digest) for digest in sorted(pending.blobs)]
+        for start in range(0, len(blobs), _REMOVED_TOGETHER):
+            pending.blobs -= await self._remove_blobs(blobs[start : start + _REMOVED_TOGETHER])
         for name in sorted(pending.snapshotters):
             snapshotter = self._snapshotters.get(name)
             # One that is not configured now keeps its folders until it is, and is cleaned at that start.
@@ -214,24 +216,42 @@ class MetadataCollector:
             return False
         return True
 
-    async def _remove_blob(self, digest: Digest) -> None:
-        def used(connection: sqlite3.Connection) -> bool:
-            return bool(
-                connection.execute(
-                    "SELECT EXISTS (SELECT 1 FROM content WHERE digest = :digest)"
-                    " OR EXISTS (SELECT 1 FROM ingests WHERE expected = :digest)",
-                    {"digest": str(digest)},
-                ).fetchone()[0]
+    async def _remove_blobs(self, digests: Sequence[Digest]) -> set[str]:
+        """Remove the bytes of those that no namespace has; the digests of which nothing is left to do."""
+
+        def used(connection: sqlite3.Connection) -> set[str]:
+            rows = connection.execute(
+                "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM content WHERE digest = value)"
+                " OR EXISTS (SELECT 1 FROM ingests WHERE expected = value)",
+                (json.dumps([str(digest) for digest in digests]),),
             )
+            return {row[0] for row in rows}
 
-        async with self._locks.hold(digest):
-            if not await self._database.read(used):
-                await settled(lambda: self._remove_bytes(digest))
+        async with contextlib.AsyncExitStack() as held:
+            for digest in digests:
+                await held.enter_async_context(self._locks.hold(digest))
+            alive = await self._database.read(used)
+            garbage = [digest for digest in digests if str(digest) not in alive]
+            failures = await settled(lambda: self._remove_bytes(garbage))
+        for failed, error in failures.items():
+            log.warning(
+                "garbage collection: content %s is left for the next collection: %s", failed, error.message
+            )
+        return {str(digest) for digest in digests if digest not in failures}
+
+    def _remove_bytes(self, digests: Iterable[Digest]) -> dict[Digest, HybridError]:
+        """Those that could not be removed, and why."""
+        failures: dict[Digest, HybridError] = {}
+        for digest in digests:
+            try:
+                self._blobs.remove(digest)
+            except NotFoundError:
+                pass
+            except HybridError as error:
+                failures[digest] = error
+            else:
                 log.debug("removed content %s", digest)
-
-    def _remove_bytes(self, digest: Digest) -> None:
-        with contextlib.suppress(NotFoundError):
-            self._blobs.remove(digest)
+        return failures
 
     async def _remove_ingest(self, key: str) -> None:
         with contextlib.suppress(NotFoundError):
