@@ -13,6 +13,7 @@
 mod capabilities;
 mod cgroup;
 mod child;
+mod criu;
 mod error;
 mod features;
 mod hooks;
@@ -39,6 +40,8 @@ use std::path::{Path, PathBuf};
 
 pub use error::{Class, Error, Result};
 pub use features::features;
+pub use ops::checkpoint::{CheckpointOptions, CriuOptions};
+pub use ops::restore::RestoreOptions;
 pub use state::{Record, Status, now};
 
 /// The version of the specification that is written into states.

@@ -420,6 +420,31 @@ fn mount_flags(attributes: u64) -> u64 {
         .fold(0, |all, (_, flag)| all | flag)
 }
 
+/// The mounts whose content is not the container's own, with where it comes from: binds, and v1
+/// hierarchies, which CRIU takes as they are.
+pub fn from_outside<'a>(
+    mounts: &'a [Mount],
+    cgroups: &'a crate::cgroup::Cgroups,
+) -> impl Iterator<Item = (String, String)> + 'a {
+    mounts.iter().flat_map(|mount| {
+        let has = |name: &str| mount.options.iter().any(|o| o == name);
+        let destination = mount.destination.trim_end_matches('/');
+        if mount.kind == "cgroup" && !cgroups.is_unified() {
+            let each = |h: &crate::cgroup::Hierarchy| {
+                let name = h.directory_name();
+                let inside = format!("{destination}/{name}");
+                (inside, h.path.to_string_lossy().into_owned())
+            };
+            return cgroups.v1().iter().map(each).collect();
+        }
+        let bind = mount.kind == "bind" || has("bind") || has("rbind");
+        match bind && !has("remount") {
+            true => vec![(destination.to_owned(), mount.source.clone())],
+            false => Vec::new(),
+        }
+    })
+}
+
 /// Splits at commas outside of quotes.
 fn split_data(data: &str) -> Vec<&str> {
     let mut quoted = false;

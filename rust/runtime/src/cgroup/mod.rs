@@ -105,6 +105,31 @@ impl Cgroups {
         self.v2.as_ref().map(|v2| v2.path.clone())
     }
 
+    /// The directory whose state stops every process.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        let v1 = self.v1.iter().find(|h| h.has("freezer"));
+        v1.map(|h| h.path.clone()).or_else(|| self.v2_path())
+    }
+
+    /// Each controller (none for v2) and the container's place in its hierarchy.
+    pub fn roots(&self) -> Vec<(String, String)> {
+        let place = |mountpoint: &Path, path: &Path| {
+            let below = path.strip_prefix(mountpoint).unwrap_or(path);
+            format!("/{}", below.display())
+        };
+        let v1 = self.v1.iter().flat_map(|h| {
+            let place = place(&h.mountpoint, &h.path);
+            h.controllers
+                .iter()
+                .map(move |c| (c.clone(), place.clone()))
+        });
+        let v2 = self
+            .v2
+            .iter()
+            .map(|u| (String::new(), place(&u.mountpoint, &u.path)));
+        v1.chain(v2).collect()
+    }
+
     fn directories(&self) -> impl Iterator<Item = (&Path, bool)> {
         let v1 = self.v1.iter().map(|h| (h.path.as_path(), h.made));
         v1.chain(self.v2.iter().map(|u| (u.path.as_path(), u.made)))

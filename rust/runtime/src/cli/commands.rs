@@ -9,7 +9,7 @@ use runtime::spec::{Box2, Capabilities, Process};
 use runtime::{CreateRequest, Error, ExecRequest, Runtime, Started, Stdio};
 
 use super::flags::{Flags, Known};
-use super::{Command, foreground, signals, spec, stats, update};
+use super::{Command, criu, foreground, signals, spec, stats, update};
 
 pub const HELP: Known = (&["help", "h"], false);
 
@@ -114,8 +114,20 @@ pub const ALL: &[Command] = &[
         spec::write,
         false,
     ),
-    command("checkpoint", "(not there)", &[HELP], criu, false),
-    command("restore", "(not there)", &[HELP], criu, false),
+    command(
+        "checkpoint",
+        "[options] ID",
+        criu::CHECKPOINT,
+        criu::checkpoint,
+        false,
+    ),
+    command(
+        "restore",
+        "[options] ID",
+        criu::RESTORE,
+        criu::restore,
+        false,
+    ),
 ];
 
 type Run = fn(&Runtime, &Flags) -> Result<u8, Error>;
@@ -175,12 +187,12 @@ fn refuse_pidfd_socket(flags: &Flags) -> Result<(), Error> {
     }
 }
 
-fn bundle(flags: &Flags) -> Result<PathBuf, Error> {
+pub fn bundle(flags: &Flags) -> Result<PathBuf, Error> {
     std::path::absolute(flags.get("bundle").unwrap_or(".")).map_err(|e| io("--bundle", e))
 }
 
 /// Checks that a terminal has a socket to go to, or the other way round, before anything is made.
-fn check_console(flags: &Flags, terminal: bool, detached: bool) -> Result<(), Error> {
+pub fn check_console(flags: &Flags, terminal: bool, detached: bool) -> Result<(), Error> {
     match (flags.get("console-socket"), terminal) {
         (Some(_), false) => Err(Error::invalid(
             "cannot use console socket if runc will not detach or allocate tty",
@@ -232,15 +244,21 @@ fn make(runtime: &Runtime, flags: &Flags, detached: bool) -> Result<Started, Err
         no_new_keyring: flags.is_set("no-new-keyring"),
         preserve_fds,
     })?;
-    let handed =
-        send_console(flags, &mut started).and_then(|()| write_pid_file(flags, started.pid));
-    match handed {
-        Ok(()) => Ok(started),
-        Err(e) => {
-            let _ = runtime.delete(id, true);
-            Err(e)
-        }
-    }
+    hand_over(runtime, flags, id, &mut started)?;
+    Ok(started)
+}
+
+/// Tells of a new container where the flags say. If that fails, it is gone.
+pub fn hand_over(
+    runtime: &Runtime,
+    flags: &Flags,
+    id: &str,
+    started: &mut Started,
+) -> Result<(), Error> {
+    let handed = send_console(flags, started).and_then(|()| write_pid_file(flags, started.pid));
+    handed.inspect_err(|_| {
+        let _ = runtime.delete(id, true);
+    })
 }
 
 fn create(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
@@ -475,10 +493,6 @@ fn list(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
 fn features(_: &Runtime, _: &Flags) -> Result<u8, Error> {
     println!("{:#}", runtime::features());
     Ok(0)
-}
-
-fn criu(_: &Runtime, _: &Flags) -> Result<u8, Error> {
-    Err(Error::unimplemented("checkpoint and restore"))
 }
 
 /// Keeps a descriptor's type in one place for the modules beside this one.

@@ -47,6 +47,13 @@ impl Flags {
         Ok(flags)
     }
 
+    /// Takes over a flag that came before the command.
+    pub fn adopt(&mut self, other: &Self, name: &'static str) {
+        if let Some(values) = other.values.get(name) {
+            self.values.insert(name, values.clone());
+        }
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name)?.last().map(String::as_str)
     }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod commands;
+mod criu;
 mod flags;
 mod foreground;
 mod logging;
@@ -74,8 +75,9 @@ fn run(words: &[String]) -> Result<u8, Error> {
             "No help topic for '{name}': the commands are listed by --help"
         )));
     };
-    let flags = Flags::parse(command.flags, &global.rest[1..])
+    let mut flags = Flags::parse(command.flags, &global.rest[1..])
         .map_err(|e| Error::invalid(format!("{name}: {e}")))?;
+    flags.adopt(&global, "criu");
     if flags.is_set("help") {
         println!("usage: containerd-hybrid-runtime {name} {}", command.usage);
         return Ok(0);

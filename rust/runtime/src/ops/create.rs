@@ -183,7 +183,7 @@ pub fn proc() -> Result<OwnedFd> {
 }
 
 /// In the shape of libcontainer's `Config`; its cgroup managers want a resource to be there.
-fn runcs_config(spec: &Spec) -> serde_json::Value {
+pub fn runcs_config(spec: &Spec) -> serde_json::Value {
     let kinds = spec.linux.namespaces.iter();
     let namespaces: Vec<_> = kinds
         .map(|n| match n.kind.as_str() {
@@ -259,7 +259,7 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
     Some(map.host_id + (uid - map.container_id))
 }
 
-fn rootfs_path(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
+pub fn rootfs_path(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     let path = spec
         .root
         .as_ref()
