@@ -1,68 +1,69 @@
-"""``hyctl gc`` on a daemon and without one."""
+"""``hyctl gc`` and the library's way to the collector, on a daemon."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tests.integration.client_worlds import World, connected, world  # noqa: F401 (a fixture)
+from tests.unit.images.archives import busybox_layer, oci_layout
+
+import containerd_hybrid
+from containerd_hybrid.testing.daemon import DaemonProcess
 
 pytestmark = pytest.mark.root
 
 IMAGE = "docker.io/library/busybox:latest"
 
 
-@pytest.fixture
-def ours(world: World) -> World:  # noqa: F811
-    if world.name == "containerd":
-        pytest.skip("containerd has no such service")
-    return world
+async def test_why_dry_run_and_run(daemon: DaemonProcess, token: str, tmp_path: Path) -> None:
+    archive = oci_layout([busybox_layer()], IMAGE).write(tmp_path / "busybox.tar")
 
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "containerd_hybrid.cli.main",
+            "-a",
+            daemon.address,
+            "-n",
+            token,
+            "gc",
+        ]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
-async def test_why_dry_run_and_run(ours: World, token: str) -> None:
-    async with connected(ours, token) as client:
-        image = await client.images.get(IMAGE)
-        manifest, _ = await client.images.config(image)
+    async def hyctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(run, *arguments)
+
+    async with await containerd_hybrid.connect_async(daemon.address, token) as client:
+        await client.images.import_archive(archive)
+        manifest, _ = await client.images.config(await client.images.get(IMAGE))
         layer = str(manifest.layers[0].digest)
         (finding,) = await client.garbage.why(layer, "content")
         assert finding.chain[0].node.type == "images"
         assert finding.chain[-1].reason.startswith("label containerd.io/gc.ref.content")
-        before = await client.garbage.collect(dry_run=True)
-        assert layer not in {node.key for node in before.removed}
-        await client.images.remove(IMAGE, sync=False)
-        # The collector may have been quicker; then there is nothing left to show.
-        found = await client.garbage.collect()
-        assert (await client.garbage.collect(dry_run=True)).removed == ()
-        for node in found.removed:
-            if node.type == "content":
-                assert found.sizes[node] > 0
+        assert layer not in {node.key for node in (await client.garbage.collect(dry_run=True)).removed}
 
-
-def test_hyctl_says_it_in_words_and_in_json(ours: World, token: str) -> None:
-    if not ours.address:
-        pytest.skip("shown on the daemon; the service is the same one")
-
-    def hyctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*ours.hyctl(token), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-
-    assert hyctl("image", "import", str(ours.archive)).returncode == 0
-    try:
-        why = hyctl("gc", "why", IMAGE)
+        why = await hyctl("why", IMAGE)
         assert why.stdout == f"images {IMAGE} is alive:\n  images {IMAGE} (an image)\n", why.stderr
-        shown = json.loads(hyctl("gc", "why", IMAGE, "--json").stdout)
-        assert shown[0]["Alive"] is True
-        assert shown[0]["Chain"][0]["Reason"] == "an image"
-        nothing = hyctl("gc", "why", "no-such-thing")
-        assert nothing.returncode == 1
-        assert "nothing in namespace" in nothing.stderr
-        dry = json.loads(hyctl("gc", "--dry-run", "--format", "json").stdout)
-        assert set(dry) == {"Removed", "ContentBytes", "Seconds"}
-        assert hyctl("gc", "run").returncode == 0
-        assert hyctl("gc", "--dry-run").stdout == "nothing would go\n"
-        assert hyctl("gc").returncode == 125
-        assert hyctl("gc", "--help").returncode == 0
-    finally:
-        hyctl("image", "rm", IMAGE)
+        shown = json.loads((await hyctl("why", layer[7:20], "--json")).stdout)
+        assert (shown[0]["Name"], shown[0]["Alive"], shown[0]["Chain"][0]["Reason"]) == (
+            layer,
+            True,
+            "an image",
+        )
+        nothing = await hyctl("why", "no-such-thing")
+        assert (nothing.returncode, "nothing in namespace" in nothing.stderr) == (1, True)
+        assert (await hyctl()).returncode == 125
+
+        await client.images.remove(IMAGE, sync=False)
+        # The collector may be quicker; then there is nothing left to tell of.
+        for node in (found := await client.garbage.collect()).removed:
+            assert node.type != "content" or found.sizes.get(node, 1) > 0
+        assert (await client.garbage.collect(dry_run=True)).removed == ()
+        assert (await hyctl("run")).stdout == "nothing had to go\n"
+        dry = json.loads((await hyctl("--dry-run", "--format", "json")).stdout)
+        assert (dry["Removed"], dry["ContentBytes"]) == ([], 0)
