@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -83,6 +84,7 @@ class Daemon:
             if not await self._unless_stopped(_start(servers)):
                 return
             self._on_reload(graph)
+            _collect_from_now_on()
             self._notifier.send(READY)
             logger.info("containerd-hybrid successfully booted in %.6fs", time.monotonic() - self._started)
             await self._stop.wait()
@@ -179,6 +181,17 @@ class Daemon:
         restart += graph.reload(config)
         self._config = dataclasses.replace(self._config, debug=config.debug)
         return restart
+
+
+def _collect_from_now_on() -> None:
+    """Enable Python's collector, if ``main`` disabled it, for what is made from now on.
+
+    Modules and plug-ins stay for ever: to look at them again and again would make calls wait for
+    nothing.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 async def _drain_all(servers: list[Server]) -> None:

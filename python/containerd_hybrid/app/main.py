@@ -75,8 +75,12 @@ def _run(arguments: Sequence[str], started: float) -> int:
 
 
 def _serve(parsed: Parsed, started: float) -> None:
+    import gc
+
     from containerd_hybrid.app import logs, process
 
+    # Nothing that a start makes is garbage; the daemon enables it when it serves.
+    gc.disable()
     process.shed_inheritance()
     import asyncio
     import logging

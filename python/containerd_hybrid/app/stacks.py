@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 def dump(loop: asyncio.AbstractEventLoop | None) -> None:
     """Write all stacks to the log and to ``containerd.PID.stacks.log`` in the temporary folder."""
+    import tempfile
+
     text = stacks(loop)
     logger.info("=== BEGIN stack dump ===\n%s\n=== END stack dump ===", text)
     path = Path(tempfile.gettempdir()) / f"containerd.{os.getpid()}.stacks.log"

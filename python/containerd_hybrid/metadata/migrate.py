@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 
 from containerd_hybrid.errors import FailedPreconditionError, InternalError
 
@@ -38,7 +38,8 @@ class Migration:
 def bundled_migrations() -> tuple[Migration, ...]:
     """The migrations this release knows, lowest first."""
     found = []
-    for file in (resources.files("containerd_hybrid.metadata") / "migrations").iterdir():
+    # Beside this file, which is no place in an archive: importlib.resources would cost every start more.
+    for file in (Path(__file__).parent / "migrations").iterdir():
         if file.name.endswith(".sql"):
             number, _, name = file.name.removesuffix(".sql").partition("_")
             found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -209,6 +208,8 @@ def _concerns(key: str, wanted: Path) -> bool:
 
 
 def _suggestion(wanted: Path, known: Sequence[Path]) -> str:
+    import difflib
+
     names = [dotted(path) for path in known]
     close = difflib.get_close_matches(dotted(wanted), names, _SUGGESTIONS)
     close += [name for path, name in zip(known, names, strict=True) if wanted and path[-1] == wanted[-1]]

@@ -41,7 +41,7 @@ WIRE_PLAN = WirePlan(
         (pb.Container.SANDBOX_FIELD_NUMBER, "sandbox", "text", None),
     ]
 )
-"""A container as :func:`to_wire` makes it, for lists."""
+"""A container as :func:`to_wire` makes it, for answers that are often wanted or long."""
 
 
 class ContainersService:
@@ -53,8 +53,9 @@ class ContainersService:
         self._containers = containers
         self._collector = collector
 
-    async def get(self, request: pb.GetContainerRequest, call: CallContext) -> pb.GetContainerResponse:
-        return pb.GetContainerResponse(container=to_wire(await self._containers.get(call.scope, request.id)))
+    async def get(self, request: pb.GetContainerRequest, call: CallContext) -> Encoded:
+        container = await self._containers.get(call.scope, request.id)
+        return Encoded(WIRE_PLAN.list(pb.GetContainerResponse.CONTAINER_FIELD_NUMBER, (container,)))
 
     async def list(self, request: pb.ListContainersRequest, call: CallContext) -> Encoded:
         containers = await self._containers.list(call.scope, tuple(request.filters))

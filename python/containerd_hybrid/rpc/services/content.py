@@ -38,7 +38,7 @@ WIRE_PLAN = WirePlan(
         (pb.Info.LABELS_FIELD_NUMBER, "labels", "map", None),
     ]
 )
-"""A blob as :func:`to_wire` makes it, for lists."""
+"""A blob as :func:`to_wire` makes it, for answers that are often wanted or long."""
 
 
 class ContentService:
@@ -50,10 +50,9 @@ class ContentService:
         self._content = content
         self._collector = collector
 
-    async def info(self, request: pb.InfoRequest, call: CallContext) -> pb.InfoResponse:
-        return pb.InfoResponse(
-            info=to_wire(await self._content.info(call.scope, Digest.parse(request.digest)))
-        )
+    async def info(self, request: pb.InfoRequest, call: CallContext) -> Encoded:
+        info = await self._content.info(call.scope, Digest.parse(request.digest))
+        return Encoded(WIRE_PLAN.list(pb.InfoResponse.INFO_FIELD_NUMBER, (info,)))
 
     async def update(self, request: pb.UpdateRequest, call: CallContext) -> pb.UpdateResponse:
         wanted = request.info

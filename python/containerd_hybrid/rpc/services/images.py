@@ -37,7 +37,7 @@ WIRE_PLAN = WirePlan(
         (pb.Image.UPDATED_AT_FIELD_NUMBER, "updated_at", "time", None),
     ]
 )
-"""An image as :func:`to_wire` makes it, for lists."""
+"""An image as :func:`to_wire` makes it, for answers that are often wanted or long."""
 
 
 class ImagesService:
@@ -49,8 +49,9 @@ class ImagesService:
         self._images = images
         self._collector = collector
 
-    async def get(self, request: pb.GetImageRequest, call: CallContext) -> pb.GetImageResponse:
-        return pb.GetImageResponse(image=to_wire(await self._images.get(call.scope, request.name)))
+    async def get(self, request: pb.GetImageRequest, call: CallContext) -> Encoded:
+        image = await self._images.get(call.scope, request.name)
+        return Encoded(WIRE_PLAN.list(pb.GetImageResponse.IMAGE_FIELD_NUMBER, (image,)))
 
     async def list(self, request: pb.ListImagesRequest, call: CallContext) -> Encoded:
         images = await self._images.list(call.scope, tuple(request.filters))
