@@ -10,8 +10,9 @@ What it finds of each bundle, and what it does:
 * nobody listens, or no shim was reached before the daemon was killed: the program's ``delete`` action
   takes away what there is, then the bundle goes. No events are published: nobody has subscribed yet.
 
-Bundles are looked at side by side, each within a bounded time. Interrupted removals are finished and
-working folders without a bundle are removed. What fails is reported and stays for the next start.
+Bundles are looked at side by side (:mod:`~containerd_hybrid.tasks.bounded`), each within a bounded time.
+Interrupted removals are finished and working folders without a bundle are removed. What fails is reported
+and stays for the next start.
 """
 
 from __future__ import annotations
@@ -28,14 +29,13 @@ from containerd_hybrid.model import Scope
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.tasks import bootstrap
 from containerd_hybrid.tasks.api import AdoptionReport
+from containerd_hybrid.tasks.bounded import PARALLEL, each
 from containerd_hybrid.tasks.bundle import Bundle
 from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.shim import Shim
 
 log = logging.getLogger(__name__)
-
-PARALLEL = 16
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Adoption:
         self._containers = containers
         self._runtimes = runtimes
         self._launcher = launcher
-        self._parallel = asyncio.Semaphore(parallel)
+        self._parallel = parallel
 
     async def run(self) -> AdoptionReport:
         """Adopt and clean up; names in the report are ``namespace/id``, or paths."""
@@ -67,33 +67,20 @@ class Adoption:
         found = _Findings()
         await asyncio.to_thread(bundles.prepare)
         everything = await asyncio.to_thread(lambda: list(bundles.all()))
-        await asyncio.gather(*(self._within_limits(bundle, found) for bundle in everything))
-        await self._remove_rubbish(found)
+
+        async def look(bundle: Bundle) -> None:
+            name = _name(bundle)
+            if await self._adopt(bundle, name, found):
+                found.adopted.append(name)
+            elif await asyncio.to_thread(bundle.path.exists):
+                found.failed[name] = f"{bundle.path} could not be removed"
+            else:
+                found.cleaned.append(name)
+
+        limit = self._launcher.timeouts.of_adoption
+        found.failed |= await each(everything, look, _name, limit=limit, parallel=self._parallel)
+        await self._remove_rubbish(found, limit)
         return AdoptionReport(tuple(sorted(found.adopted)), tuple(sorted(found.cleaned)), found.failed)
-
-    async def _within_limits(self, bundle: Bundle, found: _Findings) -> None:
-        name = f"{bundle.namespace}/{bundle.id}"
-        limit = self._limit()
-        async with self._parallel:
-            try:
-                async with asyncio.timeout(limit):
-                    if await self._adopt(bundle, name, found):
-                        found.adopted.append(name)
-                    elif await asyncio.to_thread(bundle.path.exists):
-                        found.failed[name] = f"{bundle.path} could not be removed"
-                    else:
-                        found.cleaned.append(name)
-            except TimeoutError:
-                found.failed[name] = f"not done within {limit} seconds"
-            except (HybridError, OSError) as error:
-                found.failed[name] = str(error)
-
-    def _limit(self) -> float | None:
-        timeouts = self._launcher.timeouts
-        if timeouts.load is None or timeouts.cleanup is None or timeouts.shutdown is None:
-            return None
-        # Reconnecting and asking; then Delete, Shutdown, its effect, the delete action, unmounting.
-        return 2 * timeouts.load + 3 * timeouts.cleanup + 2 * timeouts.shutdown
 
     async def _adopt(self, bundle: Bundle, name: str, found: _Findings) -> bool:
         """Whether the bundle's task was adopted; it was cleared away otherwise."""
@@ -145,12 +132,16 @@ class Adoption:
             return await asyncio.to_thread(self._runtimes.resolve, container.runtime_name)
         return None
 
-    async def _remove_rubbish(self, found: _Findings) -> None:
+    async def _remove_rubbish(self, found: _Findings, limit: float | None) -> None:
         bundles = self._launcher.bundles
         paths = await asyncio.to_thread(lambda: [*bundles.rubbish(), *bundles.unused_works()])
-        for path in paths:
-            try:
-                await self._launcher.remove_rubbish(path)
-                found.cleaned.append(str(path))
-            except (HybridError, OSError) as error:
-                found.failed[str(path)] = str(error)
+
+        async def remove(path: Path) -> None:
+            await self._launcher.remove_rubbish(path)
+            found.cleaned.append(str(path))
+
+        found.failed |= await each(paths, remove, str, limit=limit, parallel=self._parallel)
+
+
+def _name(bundle: Bundle) -> str:
+    return f"{bundle.namespace}/{bundle.id}"

@@ -35,7 +35,7 @@ from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
 from containerd_hybrid.tasks import bootstrap
 from containerd_hybrid.tasks.api import Exit
 from containerd_hybrid.tasks.bootstrap import Endpoint
-from containerd_hybrid.tasks.bundle import Bundle, Bundles
+from containerd_hybrid.tasks.bundle import Bundle, Bundles, mounts_below
 from containerd_hybrid.tasks.program import ShimPrograms
 from containerd_hybrid.tasks.settings import ShimSettings
 from containerd_hybrid.tasks.shim import Shim
@@ -182,7 +182,7 @@ class Launcher:
         Raises:
             HybridError, OSError: it could not be deleted.
         """
-        await self._mounter.unmount(bundle.rootfs)
+        await self._unmount(bundle.path)
         await asyncio.to_thread(self.bundles.remove, bundle)
 
     async def remove_rubbish(self, path: Path) -> None:
@@ -191,8 +191,16 @@ class Launcher:
         Raises:
             HybridError, OSError: it could not be deleted.
         """
-        await self._mounter.unmount(path / "rootfs")
+        await self._unmount(path)
         await asyncio.to_thread(self.bundles.remove_rubbish, path)
+
+    async def _unmount(self, bundle: Path) -> None:
+        """Take down the root file system, and what else a dead shim left mounted in its bundle."""
+        await self._mounter.unmount(bundle / "rootfs")
+        # Innermost first: parts of a root file system, a sandbox's /dev/shm.
+        for point in reversed(await asyncio.to_thread(mounts_below, bundle)):
+            log.info("unmounting %s, which its shim left", point)
+            await self._mounter.unmount(Path(point))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that must come to its end though nobody waits for it."""

@@ -37,6 +37,7 @@ from containerd_hybrid.sandbox.api import (
 )
 from containerd_hybrid.tasks import bootstrap
 from containerd_hybrid.tasks.api import AdoptionReport, Exit, Metric
+from containerd_hybrid.tasks.bounded import each
 from containerd_hybrid.tasks.bundle import Bundle, Bundles
 from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.runtimes import Runtimes
@@ -165,21 +166,18 @@ class ShimSandboxController:
         await asyncio.to_thread(self._bundles.prepare)
         adopted: list[str] = []
         cleaned: list[str] = []
-        failed: dict[str, str] = {}
+
+        def name(bundle: Bundle) -> str:
+            return f"{bundle.namespace}/{bundle.id}"
 
         async def look(bundle: Bundle) -> None:
-            name = f"{bundle.namespace}/{bundle.id}"
-            try:
-                (adopted if await self._adopt(bundle) else cleaned).append(name)
-            except (HybridError, OSError) as error:
-                failed[name] = str(error)
+            (adopted if await self._adopt(bundle) else cleaned).append(name(bundle))
 
-        await asyncio.gather(*(look(b) for b in await asyncio.to_thread(lambda: list(self._bundles.all()))))
-        for path in await asyncio.to_thread(self._rubbish):
-            try:
-                await self._launcher.remove_rubbish(path)
-            except (HybridError, OSError) as error:
-                failed[str(path)] = str(error)
+        limit = self._launcher.timeouts.of_adoption
+        bundles = await asyncio.to_thread(lambda: list(self._bundles.all()))
+        failed = await each(bundles, look, name, limit=limit)
+        rubbish = await asyncio.to_thread(self._rubbish)
+        failed |= await each(rubbish, self._launcher.remove_rubbish, str, limit=limit)
         return AdoptionReport(tuple(sorted(adopted)), tuple(sorted(cleaned)), failed)
 
     async def close(self) -> None:

@@ -22,6 +22,16 @@ class Timeouts:
     stats: float | None = 2.0
     start: float | None = 60.0
 
+    @property
+    def of_adoption(self) -> float | None:
+        """What one shim's adoption or clean-up may take at a start.
+
+        Reconnecting and asking; then Delete, Shutdown, its effect, the delete action, unmounting.
+        """
+        if self.load is None or self.cleanup is None or self.shutdown is None:
+            return None
+        return 2 * self.load + 3 * self.cleanup + 2 * self.shutdown
+
     @classmethod
     def named(cls, values: Mapping[str, float]) -> Timeouts:
         """From the names in containerd's ``[timeouts]`` table; 0 means no limit, other names are ignored."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,33 @@ async def test_metrics_and_limits(world: RealWorld) -> None:
         "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", b'{"pids":{"limit":77}}'
     )
     await world.tasks.update(world.scope, "c1", resources, {})
+
+
+async def test_a_container_that_runs_out_of_memory_is_told_before_it_ends(world: RealWorld) -> None:
+    if world.program.name != "containerd-shim-hybrid-v2":
+        pytest.skip("Go's shim may tell of it later than of the exit")
+    world.add("c1", "/bin/busybox", "tail", "/dev/zero")
+    key = world.scope.namespace, "c1"
+    record = world.containers.records[key]
+    assert record.spec is not None
+    spec = json.loads(record.spec.value)
+    spec["linux"]["resources"] = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
+    spec["process"]["oomScoreAdj"] = 1000
+    changed = AnyValue(record.spec.type_url, json.dumps(spec).encode())
+    world.containers.records[key] = replace(record, spec=changed)
+    await world.tasks.create(world.scope, CreateTask("c1", world.mounts()))
+    await world.tasks.start(world.scope, "c1")
+    assert (await world.tasks.wait(world.scope, "c1")).status == 137
+    await world.tasks.delete(world.scope, "c1")
+    topics = await world.topics("c1", "/tasks/delete")
+    # The kernel may tell of one kill more than once.
+    assert list(dict.fromkeys(topics)) == [
+        "/tasks/create",
+        "/tasks/start",
+        "/tasks/oom",
+        "/tasks/exit",
+        "/tasks/delete",
+    ]
 
 
 async def test_standard_input_to_its_end(world: RealWorld) -> None:
