@@ -213,5 +213,5 @@ fn not_one_of(what: &str, got: &str, names: &str) -> Failure {
 /// The library that decompresses gzip.
 #[pyfunction]
 pub fn gzip_backend() -> &'static str {
-    layer::GZIP_BACKEND
+    layer::gzip_backend()
 }
