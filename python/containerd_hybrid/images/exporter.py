@@ -128,15 +128,33 @@ class ArchiveExporter:
         descriptor = await self._content.open_blob(scope, digest)
         try:
             offset = 0
-            while offset < size:
-                data = await asyncio.to_thread(os.pread, descriptor, min(_CHUNK, size - offset), offset)
-                if not data:
-                    raise NotFoundError(f"{digest} ends after {offset} of {size} bytes")
+            async for data in _read_ahead(descriptor, size):
                 offset += len(data)
                 yield data
+            if offset < size:
+                raise NotFoundError(f"{digest} ends after {offset} of {size} bytes")
         finally:
             os.close(descriptor)
         yield b"\0" * (-size % _BLOCK)
+
+
+async def _read_ahead(descriptor: int, size: int) -> AsyncIterator[bytes]:
+    """The file in pieces, the next one being read while one is sent; ends early where the file does."""
+
+    def begin(offset: int) -> asyncio.Future[bytes]:
+        length = min(_CHUNK, size - offset)
+        return asyncio.ensure_future(asyncio.to_thread(os.pread, descriptor, length, offset))
+
+    offset = 0
+    reading = begin(offset)
+    try:
+        while data := await reading:
+            offset += len(data)
+            reading = begin(offset)
+            yield data
+    finally:
+        # The descriptor's number must not be another file's before the thread has read.
+        await asyncio.wait({reading})
 
 
 def _index_json(manifests: Sequence[Descriptor]) -> bytes:

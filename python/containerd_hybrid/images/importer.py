@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import json
@@ -54,6 +55,8 @@ IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 # A link to a link to a …: what docker save writes has one step.
 _MAX_LINKS = 16
+# Bytes that are gathered before they are written: senders' messages are small, and a write costs a thread.
+_PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -111,7 +114,8 @@ class ArchiveImporter:
         named = dict.fromkeys(whole, imported.index)
         for manifest in imported.manifests:
             named |= dict.fromkeys(_names(manifest, options.references), manifest)
-        if not named:
+        has_names = any(m.annotations.keys() & {IMAGE_NAME, REF_NAME} for m in imported.manifests)
+        if not named and not has_names:
             raise NotFoundError("no image name found: the archive has none, give one")
         further = {**options.labels, **_goes_with(options.index_name)}
         return [
@@ -122,8 +126,7 @@ class ArchiveImporter:
         ]
 
     async def _put(self, scope: Scope, image: Image) -> Image:
-        paths = ("target", "labels") if image.labels else ("target",)
-        return await put_image(self._images, scope, image, paths)
+        return await put_image(self._images, scope, image)
 
     async def _index_of_docker_archive(self, scope: Scope, found: _Entries) -> Descriptor:
         entries: list[dict[str, Any]] = []
@@ -194,6 +197,9 @@ class _BlobSink:
         self._ingest: Ingest | None = None
         self._writes = True
         self._head = b""
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._writing: asyncio.Future[int] | None = None
         self.blob: _Blob | None = None
 
     async def open(self) -> None:
@@ -209,12 +215,29 @@ class _BlobSink:
 
     async def write(self, data: bytes) -> None:
         self._head = self._head or data[:4]
-        if self._writes and self._ingest is not None:
-            await self._ingest.write(data)
+        if not self._writes or self._ingest is None:
+            return
+        self._pieces.append(data)
+        self._gathered += len(data)
+        if self._gathered >= _PIECE:
+            await self._write(self._ingest)
+
+    async def _write(self, ingest: Ingest) -> None:
+        """Begin to write what was gathered; the archive is read on meanwhile."""
+        await self._written()
+        data, self._pieces, self._gathered = b"".join(self._pieces), [], 0
+        self._writing = asyncio.ensure_future(ingest.write(data))
+
+    async def _written(self) -> None:
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
 
     async def finish(self) -> None:
         digest = self._named
         if self._ingest is not None:
+            await self._write(self._ingest)
+            await self._written()
             digest = await self._ingest.digest()
             if self._named not in (None, digest):
                 raise self._damaged(f"has digest {digest}")
@@ -230,6 +253,10 @@ class _BlobSink:
 
     async def abandon(self) -> None:
         """Remove what was not finished."""
+        if self._writing is not None:
+            # Why it failed is being told already, or it did not.
+            await asyncio.wait({self._writing})
+            self._writing.exception()
         if self._ingest is not None:
             await self._ingest.close()
             self._ingest = None
@@ -360,14 +387,10 @@ def _names(manifest: Descriptor, rules: Sequence[ReferenceRule]) -> list[str]:
 
 def _name_by_rule(manifest: Descriptor, rule: ReferenceRule) -> str:
     full = manifest.annotations.get(IMAGE_NAME, "")
-    if full:
-        return full
-    ref = manifest.annotations.get(REF_NAME, "")
-    if not ref or not rule.name:
-        return ref if any(mark in ref for mark in "/:@") else ""
+    ref = full or manifest.annotations.get(REF_NAME, "")
     if any(mark in ref for mark in "/:@"):
-        return ref if rule.allow_overwrite or _has_prefix(ref, rule.name) else ""
-    return f"{rule.name}:{ref}"
+        return ref if not rule.name or rule.allow_overwrite or _has_prefix(ref, rule.name) else ""
+    return f"{rule.name}:{ref}" if ref and not full and rule.name else ""
 
 
 def _goes_with(index_name: str) -> dict[str, str]:
