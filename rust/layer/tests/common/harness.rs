@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use layer::tar::{Entry, Reader, Stream};
-use layer::{ApplyOptions, DiffCompression, DiffOptions, Error, Limits, Whiteouts, apply, diff};
+use layer::{
+    ApplyOptions, Compression, DiffCompression, DiffOptions, Error, Limits, Whiteouts, apply, diff,
+};
 use tempfile::TempDir;
 
 fn scratch() -> TempDir {
@@ -160,6 +162,67 @@ pub fn apply_archive(data: &[u8]) {
     for name in ["root", "upper"] {
         let _ = layer::remove_tree(parent.as_fd(), name.as_ref());
     }
+}
+
+/// Compressed bytes that a fuzzer makes up, behind a right beginning or none: refused, or all of it read.
+pub fn apply_compressed(data: &[u8]) {
+    let Some((&how, data)) = data.split_first() else {
+        return;
+    };
+    let (compression, magic): (_, &[u8]) = match how & 1 {
+        0 => (Compression::Gzip, &[0x1f, 0x8b, 8]),
+        _ => (Compression::Zstd, &[0x28, 0xb5, 0x2f, 0xfd]),
+    };
+    let magic = if how & 2 == 0 { magic } else { &[] };
+    let scratch = scratch();
+    let mut source = tempfile::tempfile_in(scratch.path()).expect("a file");
+    source.write_all(magic).expect("a write");
+    source.write_all(data).expect("a write");
+    source.seek(SeekFrom::Start(0)).expect("a seek");
+    std::fs::create_dir(scratch.path().join("root")).expect("a directory");
+    let root = File::open(scratch.path().join("root")).expect("the root");
+    let options = ApplyOptions {
+        compression,
+        limits: Limits {
+            max_entries: Some(1000),
+            max_unpacked_bytes: Some(4 << 20),
+            ..Limits::default()
+        },
+        ..ApplyOptions::default()
+    };
+    if let Ok(applied) = apply(source, root.as_fd(), options) {
+        assert_eq!(applied.size, (magic.len() + data.len()) as u64);
+        assert!(applied.unpacked_bytes <= 4 << 20);
+    }
+}
+
+/// Records that a fuzzer makes up, in an extended header before a file, local or global.
+pub fn read_records(data: &[u8]) {
+    let Some((&how, records)) = data.split_first() else {
+        return;
+    };
+    let header = |name: &str, flag: u8, size: usize| {
+        let mut block = [0u8; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[100..108].copy_from_slice(b"0000644\0");
+        block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+        block[156] = flag;
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        block
+    };
+    let mut archive = Vec::new();
+    let flag = if how & 1 == 0 { b'x' } else { b'g' };
+    archive.extend(header("records", flag, records.len()));
+    archive.extend(records);
+    archive.resize(archive.len().next_multiple_of(512), 0);
+    archive.extend(header("file", b'0', 4));
+    archive.extend(b"data");
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    fix_checksums(&mut archive);
+    read_archive(&archive);
+    let mut input = vec![how & 6];
+    input.extend(archive);
+    apply_archive(&input);
 }
 
 type Print = BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)>;
