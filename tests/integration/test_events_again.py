@@ -11,10 +11,11 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 import containerd_hybrid
 from containerd_hybrid import AsyncClient
-from containerd_hybrid.errors import OutOfRangeError
+from containerd_hybrid.errors import NotFoundError, OutOfRangeError
 from containerd_hybrid.proto.services.namespaces.v1 import namespaces_pb2
 from containerd_hybrid.testing.daemon import DaemonProcess
 
@@ -74,6 +75,26 @@ async def test_a_subscriber_that_comes_back_gets_what_it_missed_and_goes_on(daem
     nothing = await asyncio.to_thread(hyctl, daemon, "first", "events", "--after", "99", "--no-follow")
     assert nothing.returncode == 1
     assert "no event has number 99 yet" in nothing.stderr
+
+
+async def test_a_follower_does_not_notice_that_the_daemon_was_started_anew(daemon: DaemonProcess) -> None:
+    async with await containerd_hybrid.connect_async(daemon.address, "n") as client:
+        await relabel(client, "n")
+        async with aclosing(client.replay()) as events:
+            first = await anext(events)
+            await asyncio.to_thread(daemon.kill)
+            following = asyncio.ensure_future(anext(events))
+            await asyncio.to_thread(daemon.start)
+            request = namespaces_pb2.DeleteNamespaceRequest(name="n")
+            await client._calls.unary(NAMESPACES, "Delete", request, Empty)
+            event = await following
+            assert (event.topic, event.sequence) == ("/namespaces/delete", first.sequence + 1)
+            await asyncio.to_thread(daemon.stop)
+            for path in (daemon.root / "io.containerd.hybrid.events.v1.log").iterdir():
+                path.unlink()
+            await asyncio.to_thread(daemon.start)
+            with pytest.raises(NotFoundError, match="its numbers begin anew"):
+                await anext(events)
 
 
 async def test_without_a_daemon_the_log_is_kept_as_well(short_folder: Path) -> None:

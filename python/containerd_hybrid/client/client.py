@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ from containerd_hybrid.client.daemon import AsyncDaemon
 from containerd_hybrid.client.events import Event, event_from_wire, in_namespace
 from containerd_hybrid.client.garbage import AsyncGarbage
 from containerd_hybrid.client.images import AsyncImages
+from containerd_hybrid.client.replay import replayed
 from containerd_hybrid.events.api import LogStatus
 from containerd_hybrid.mounts.api import Mounter
 from containerd_hybrid.proto.hybrid import events_pb2 as hybrid_events_pb2
@@ -80,31 +82,25 @@ class AsyncClient:
         """What happened in this namespace, from the daemon's log, and then (``follow``) what happens.
 
         It begins behind the event whose ``sequence`` is ``after``, or with what was recorded at ``since``
-        (Unix seconds), or without either with the oldest event that is kept. Who was disconnected goes on
-        after the last event it saw, and misses none. ``log`` is the id from :meth:`event_log`, for who
-        keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
+        (Unix seconds), or without either with the oldest event that is kept. A daemon that is started anew
+        is waited for, and what happened meanwhile is told. ``log`` is the id from :meth:`event_log`, for
+        who keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
 
         Raises:
             OutOfRangeError: events that were asked for are no longer kept.
             DataLossError: events could not be written when they happened.
-            NotFoundError: the daemon has another log than ``log``.
+            NotFoundError: the daemon has another log than ``log``, or than before its restart.
+            UnavailableError: the daemon stays away.
             UnimplementedError: the daemon is another one, or keeps no log.
         """
-        request = hybrid_events_pb2.ReplayRequest(
-            filters=in_namespace(self.namespace, filters), follow=follow, id=log
-        )
+        start = hybrid_events_pb2.ReplayRequest(after=after, id=log)
         if since is not None:
-            request.since.FromNanoseconds(int(since * 1e9))
-        else:
-            request.after = after
-        answers = self._calls.server_stream(_EVENT_LOG, "Replay", request, hybrid_events_pb2.ReplayResponse)
-        try:
-            async for answer in answers:
-                if answer.HasField("event"):
-                    yield event_from_wire(answer.event.envelope, answer.event.sequence)
-        finally:
-            if isinstance(answers, AsyncGenerator):
-                await answers.aclose()
+            start.since.FromNanoseconds(int(since * 1e9))
+        start.filters.extend(in_namespace(self.namespace, filters))
+        start.follow = follow
+        async with aclosing(replayed(self._calls, start)) as events:
+            async for event in events:
+                yield event
 
     async def event_log(self) -> LogStatus:
         """What the daemon's log of events keeps.

@@ -544,14 +544,15 @@ class Client:
         """What happened in this namespace, from the daemon's log, and then (``follow``) what happens.
 
         It begins behind the event whose ``sequence`` is ``after``, or with what was recorded at ``since``
-        (Unix seconds), or without either with the oldest event that is kept. Who was disconnected goes on
-        after the last event it saw, and misses none. ``log`` is the id from :meth:`event_log`, for who
-        keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
+        (Unix seconds), or without either with the oldest event that is kept. A daemon that is started anew
+        is waited for, and what happened meanwhile is told. ``log`` is the id from :meth:`event_log`, for
+        who keeps numbers for longer than a daemon may keep its log. Only a daemon of ours has one.
 
         Raises:
             OutOfRangeError: events that were asked for are no longer kept.
             DataLossError: events could not be written when they happened.
-            NotFoundError: the daemon has another log than ``log``.
+            NotFoundError: the daemon has another log than ``log``, or than before its restart.
+            UnavailableError: the daemon stays away.
             UnimplementedError: the daemon is another one, or keeps no log.
         """
         return self._portal.iterate(

@@ -15,7 +15,7 @@ from containerd_hybrid.cli.ended import noted_end
 from containerd_hybrid.cli.failures import report, start_code
 from containerd_hybrid.cli.find import familiar
 from containerd_hybrid.cli.run import _volume
-from containerd_hybrid.cli.show import age, parse_size, shortened, size, table, timestamp
+from containerd_hybrid.cli.show import age, moment, parse_size, shortened, size, spelled, table, timestamp
 from containerd_hybrid.client.process import Exited
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError, UnknownError
 
@@ -207,3 +207,32 @@ def test_an_end_that_was_noted() -> None:
     assert noted_end(labels) == Exited(7, 123)
     assert noted_end({}) is None
     assert noted_end({**labels, "io.containerd.hybrid.exit-status": "odd"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10m", 1000.0 - 600),
+        ("1h30m", 1000.0 - 5400),
+        ("1.5d", 1000.0 - 129_600),
+        ("1700000000", 1_700_000_000.0),
+        ("1700000000.5", 1_700_000_000.5),
+        ("1970-01-01T00:01:00Z", 60.0),
+        ("1970-01-01T01:00:00+01:00", 0.0),
+    ],
+)
+def test_moments_are_read(text: str, seconds: float) -> None:
+    assert moment(text, now=1000.0) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "10 m", "m", "-5m", "2030-13-01"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="invalid time"):
+        moment(text)
+
+
+def test_names_in_json_are_spelled_like_the_others() -> None:
+    assert spelled({"credential_host": [{"url": "u"}], "tls": ("a",)}) == {
+        "CredentialHost": [{"Url": "u"}],
+        "Tls": ["a"],
+    }
