@@ -25,7 +25,11 @@ pub fn run(flags: &Flags) -> Result<(), String> {
         max_shim_version: std::env::var("MAX_SHIM_VERSION").ok(),
     };
     let params = Params::read(&read_input()?, flags, env).map_err(|e| e.message)?;
-    let spec = Spec::read(&bundle).map_err(|e| e.to_string())?;
+    let spec = match Spec::read(&bundle) {
+        // A sandbox may have none.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Spec::default(),
+        read => read.map_err(|e| e.to_string())?,
+    };
     let group = spec.group.as_deref().unwrap_or(&flags.id);
     let dir = params.socket_dir.as_deref().unwrap_or(socket::DEFAULT_DIR);
     let path = socket::path(

@@ -90,7 +90,7 @@ impl Wish {
         namespace: &str,
     ) -> io::Result<Self> {
         let all = || KINDS.to_vec();
-        let default_cgroup = format!("/{namespace}/{id}");
+        let default_cgroup = format!("/{namespace}-{id}");
         if let Some(any) = options
             && options::type_name(any) == cri::POD_CONFIG
         {
@@ -209,7 +209,7 @@ mod tests {
         for (name, spec) in [("none", None), ("bare", Some(r#"{"ociVersion":"1.0.2"}"#))] {
             let wish = wish(name, spec).unwrap();
             assert_eq!(wish.own, ["ipc", "uts", "pid"]);
-            assert_eq!((wish.cgroup.as_str(), wish.netns.as_str()), ("/ns/pod", ""));
+            assert_eq!((wish.cgroup.as_str(), wish.netns.as_str()), ("/ns-pod", ""));
         }
     }
 

@@ -27,6 +27,9 @@ impl StdinFifo {
         let keeper = is_fifo
             .then(|| open(path, OFlags::WRONLY | NONBLOCK, Mode::empty()))
             .transpose()?;
+        if is_fifo {
+            let _ = rustix::pipe::fcntl_setpipe_size(&reader, super::PIPE_SIZE);
+        }
         Ok(Self {
             reader: Some(reader),
             keeper,

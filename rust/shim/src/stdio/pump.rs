@@ -15,8 +15,10 @@ use super::sink::{Sink, set_nonblocking};
 
 /// The most one splice call is asked to move, in bytes.
 const SPLICE_LEN: usize = 1 << 20;
-/// Below the size for which the allocator asks the kernel each time.
-const BUFFER_LEN: usize = 64 << 10;
+/// What is copied at once: all that a pipe holds, where nothing can be spliced.
+const BUFFER_LEN: usize = super::PIPE_SIZE;
+/// Of a source that does not say what it holds.
+const UNKNOWN_LEN: usize = 16 << 10;
 /// Moves in one turn before other sources get theirs.
 const TURN: usize = 16;
 
@@ -144,7 +146,8 @@ impl Pump {
             if self.source_ended {
                 return Err(Stop::End);
             }
-            let mut buffer = Vec::with_capacity(BUFFER_LEN);
+            let there = rustix::io::ioctl_fionread(&self.source.fd).unwrap_or(0) as usize;
+            let mut buffer = Vec::with_capacity(there.clamp(UNKNOWN_LEN, BUFFER_LEN));
             match rustix::io::read(&self.source.fd, rustix::buffer::spare_capacity(&mut buffer)) {
                 Ok(0) => self.source_ended = true,
                 Ok(_) => self.write(&buffer)?,
