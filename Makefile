@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
-	unit contract integration recovery bench shimtest fuzz clean
+	unit contract integration recovery bench shimtest moments fuzz clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ bench: dev ## benchmarks, beside an installed containerd
 shimtest: $(REQUIREMENTS) shim ## containerd's shimtest suite, built elsewhere, against our shim (SUITE=PATH)
 	@test -n "$(SUITE)" || { echo "name the built suite: make shimtest SUITE=PATH" >&2; exit 1; }
 	$(PY) scripts/shimtest "$(abspath $(SUITE))" $(SUITE_ARGS)
+
+moments: dev ## kill the daemon at a hundred random moments of a pull
+	REGISTRY_MOMENTS=100 $(PY) -m pytest tests/recovery/test_registry_moments.py $(PYTEST_ARGS)
 
 fuzz: ## each fuzz target of rust/layer for FUZZ_SECONDS (needs cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }

@@ -19,7 +19,7 @@ from containerd_hybrid.testing.images import ImageArchive, add_file, tar_of, wri
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-MOMENTS = 15
+MOMENTS = int(os.environ.get("REGISTRY_MOMENTS", "10"))
 
 
 class User:

@@ -211,8 +211,15 @@ def _transfer(context: InitContext) -> Transferrer:
     metadata = context.get(PluginType.METADATA, Metadata)
     applier = context.get(PluginType.SERVICE, Differ, "diff-service").applier
     content, images, leases = metadata.content, metadata.images, metadata.leases
+    # 1 is what every configuration of containerd says; it is no wish for one at a time.
+    at_once = config.max_concurrent_unpacks if config.max_concurrent_unpacks > 1 else 0
     unpacker = LayerUnpacker(
-        content, metadata.snapshotters, applier, leases, default=_default(metadata.snapshotters)
+        content,
+        metadata.snapshotters,
+        applier,
+        leases,
+        default=_default(metadata.snapshotters),
+        at_once=at_once,
     )
     registries = HttpRegistryClient(hosts_dir=config.config_path)
     context.on_close(registries.close)
