@@ -186,6 +186,16 @@ pub fn remove_leftover(path: &str, id: &str, limit: Duration) {
     }
 }
 
+/// Removes a cgroup that has no processes; one that has stays.
+pub fn remove(path: &str) {
+    if path.trim_matches('/').is_empty() || path.contains(':') {
+        return;
+    }
+    for folder in folders_of(Path::new(ROOT), path) {
+        remove_tree(&folder);
+    }
+}
+
 /// The folders a cgroup has: one in each v1 hierarchy, or the one of v2.
 fn folders_of(root: &Path, path: &str) -> Vec<PathBuf> {
     let relative = path.trim_start_matches('/');

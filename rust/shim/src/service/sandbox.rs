@@ -439,7 +439,7 @@ impl Shim {
         }
         let _ = std::fs::remove_file(sandbox.bundle.join(bundle::SANDBOX));
         if sandbox.cgroup.is_some() {
-            cgroup::remove_leftover(&sandbox.wish.cgroup, &sandbox.id, Duration::ZERO);
+            cgroup::remove(&sandbox.wish.cgroup);
         }
         sandbox.leaving.take()
     }
@@ -506,7 +506,7 @@ fn begin(sandbox: &mut Sandbox) -> std::io::Result<()> {
             if let Some(shm) = sandbox.shm.take() {
                 let _ = mounts::unmount_all(&shm);
             }
-            cgroup::remove_leftover(&sandbox.wish.cgroup, &sandbox.id, Duration::ZERO);
+            cgroup::remove(&sandbox.wish.cgroup);
             Err(e)
         }
     }

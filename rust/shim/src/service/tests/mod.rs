@@ -125,13 +125,13 @@ impl Bench {
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        let dir = std::env::temp_dir().join(name);
+        let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir).unwrap();
         let daemon = Daemon::new(dir.join("daemon"));
         let fake = Rc::new(Fake::default());
         let runtime = fake.clone();
         let publisher = Publisher::new(Route::Ttrpc(dir.join("daemon").to_str().unwrap().into()));
-        let mut shim = Shim::new("ns", publisher, Box::new(move |_, _| runtime.clone())).unwrap();
+        let mut shim = Shim::new(&name, publisher, Box::new(move |_, _| runtime.clone())).unwrap();
         let (near, client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         shim.server.admit(&mut shim.events, near).unwrap();
