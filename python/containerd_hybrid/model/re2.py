@@ -3,8 +3,8 @@
 Clients of containerd write filters for Go's engine, and both engines take time in proportion to the text:
 no pattern of a client can hold a thread, as one that backtracks could. What both can say is translated;
 what Go does not know (look-around, back references, possessive repetition) is refused as Go refuses it;
-a few things that only Go can say (``\\pN`` and ``[[:^digit:]]`` classes, ``\\C``) are refused too. Only
-whether a text matches anywhere is of interest here, so greediness is dropped.
+``\\C`` and a repetition of nothing but flags, which only Go takes, are refused too. Only whether a text
+matches anywhere is of interest here, so greediness is dropped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ _POSIX = {
     "word": "0-9A-Za-z_",
     "xdigit": "0-9A-Fa-f",
 }
-# Go's \s lacks the vertical tab that Python's has.
-_SPACE = r"\t\n\f\r "
 _SAME_ESCAPES = frozenset("afnrtv")
 # Go's are of ASCII, Rust's of Unicode. Inside a class these are classes in the class.
-_PERL = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]"}
+_PERL = {
+    "d": "[0-9]",
+    "D": "[^0-9]",
+    "s": r"[\t\n\f\r ]",
+    "S": r"[^\t\n\f\r ]",
+    "w": "[0-9A-Za-z_]",
+    "W": "[^0-9A-Za-z_]",
+}
+_UNICODE = re.compile(r"\\([pP])(?:\{(\^?)([A-Z][A-Za-z_]*)\}|(\^?)([A-Z]))")
 _FLAGS = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
 _NAMED = re.compile(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>")
 _REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
@@ -135,8 +141,8 @@ class _Translator:
         elif char in "AbBz":
             # In a group, because Go lets an anchor be repeated.
             self._emit(f"(?-u:\\{char})" if char in "bB" else f"(?:\\{char})", 2)
-        elif char in "sS":
-            self._emit(f"[{'^' if char == 'S' else ''}{_SPACE}]", 2)
+        elif char in "pP":
+            self._unicode_class()
         else:
             self._out.append(self._common_escape())
 
@@ -191,18 +197,24 @@ class _Translator:
         """A class inside of the class, if there is one here."""
         posix = re.compile(r"\[:(\^?)(\w+):\]").match(self._text, self._pos)
         if posix:
-            if posix[1] or posix[2] not in _POSIX:
+            if posix[2] not in _POSIX:
                 raise self._error(f"invalid character class range: {posix[0]}")
-            self._emit(_POSIX[posix[2]], len(posix[0]))
+            self._emit(f"[{posix[1]}{_POSIX[posix[2]]}]", len(posix[0]))
             return True
         following = self._text[self._pos + 1 : self._pos + 2] if self._text[self._pos] == "\\" else ""
-        if following == "S":
-            raise self._error("\\S in a class is not supported")
-        if following == "s":
-            self._emit(_SPACE, 2)
-        elif following in _PERL:
+        if following in _PERL:
             self._emit(_PERL[following], 2)
-        return following == "s" or following in _PERL
+        elif following in ("p", "P"):
+            self._unicode_class()
+        return following in (*_PERL, "p", "P") and following != ""
+
+    def _unicode_class(self) -> None:
+        """``\\pN``, ``\\p{Greek}``, and their opposites ``\\PN`` and ``\\p{^Greek}``."""
+        match = _UNICODE.match(self._text, self._pos)
+        if match is None:
+            raise self._error("invalid character class range: \\p")
+        opposite = (match[1] == "P") != bool(match[2] or match[4])
+        self._emit(f"\\{'P' if opposite else 'p'}{{{match[3] or match[5]}}}", len(match[0]))
 
     def _class_range(self) -> None:
         """One character, or two and a dash. Any other dash is one, and to Rust two would be an operator."""
