@@ -14,6 +14,7 @@ mod capabilities;
 mod cgroup;
 mod child;
 mod criu;
+mod dbus;
 mod error;
 mod features;
 mod hooks;
@@ -52,6 +53,7 @@ pub const OCI_VERSION: &str = "1.2.1";
 pub struct Runtime {
     root: PathBuf,
     options: Options,
+    systemd_cgroup: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -106,6 +108,16 @@ pub struct Started {
 impl Runtime {
     pub fn new(root: impl Into<PathBuf>, options: Options) -> Self {
         let root = root.into();
-        Self { root, options }
+        Self {
+            root,
+            options,
+            systemd_cgroup: false,
+        }
+    }
+
+    /// New containers' cgroups are units of systemd's; `linux.cgroupsPath` is `SLICE:PREFIX:NAME` then.
+    pub fn with_systemd_cgroup(mut self) -> Self {
+        self.systemd_cgroup = true;
+        self
     }
 }

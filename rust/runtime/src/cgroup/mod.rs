@@ -5,6 +5,7 @@
 mod bpf;
 mod discover;
 mod freeze;
+pub mod systemd;
 mod v1;
 mod v2;
 
@@ -76,6 +77,9 @@ pub struct Unified {
 pub struct Cgroups {
     v1: Vec<Hierarchy>,
     v2: Option<Unified>,
+    /// The unit of systemd's that it is.
+    #[serde(default)]
+    unit: Option<systemd::Place>,
 }
 
 impl Cgroups {
@@ -91,6 +95,14 @@ impl Cgroups {
             )));
         }
         discover::locate(path)
+    }
+
+    /// As [`Cgroups::locate`], for a unit of systemd's.
+    pub fn locate_unit(path: &str, id: &str) -> Result<Self> {
+        let place = systemd::place(path, id)?;
+        let mut cgroups = Self::locate(&place.path, id)?;
+        cgroups.unit = Some(place);
+        Ok(cgroups)
     }
 
     pub fn v1(&self) -> &[Hierarchy] {
@@ -144,12 +156,18 @@ impl Cgroups {
         v1.chain(self.v2.iter().map(|u| (String::new(), u.path.as_path())))
     }
 
-    /// Makes the directories and sets the limits. What was made goes again if something fails.
-    pub fn make(&mut self, resources: Option<&Resources>) -> Result<()> {
+    /// Makes the directories and sets the limits. What was made goes again if something fails. What comes
+    /// back has to be kept until the container's process is in them.
+    pub fn make(&mut self, resources: Option<&Resources>) -> Result<Option<systemd::StandIn>> {
+        let unified = self.is_unified();
+        let unit = self.unit.as_ref();
+        let stand_in = unit.map(|unit| systemd::start(unit, resources, unified));
+        let stand_in = stand_in.transpose()?;
         let result = self.make_directories().and_then(|()| match resources {
-            Some(resources) => self.set(resources),
+            Some(resources) => self.write_limits(resources),
             None => Ok(()),
         });
+        let result = result.map(|()| stand_in);
         if result.is_err() {
             let _ = self.remove();
         }
@@ -157,6 +175,14 @@ impl Cgroups {
     }
 
     fn make_directories(&mut self) -> Result<()> {
+        let units = self.unit.is_some();
+        let make_directory = |path: &Path| match units {
+            // Some are systemd's and have the process that stands in.
+            true => fs::create_dir_all(path)
+                .context(|| format!("cgroup {}", path.display()))
+                .map(|()| true),
+            false => make_directory(path),
+        };
         for h in &mut self.v1 {
             h.made = make_directory(&h.path)?;
             if h.has("cpuset") {
@@ -172,6 +198,13 @@ impl Cgroups {
 
     /// Sets what `resources` has and leaves the rest as it is.
     pub fn set(&self, resources: &Resources) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            systemd::update(&unit.unit, resources, self.is_unified())?;
+        }
+        self.write_limits(resources)
+    }
+
+    fn write_limits(&self, resources: &Resources) -> Result<()> {
         match &self.v2 {
             Some(v2) => v2::set(&v2.path, resources),
             None => v1::set(&self.v1, resources),
@@ -255,13 +288,17 @@ impl Cgroups {
 
     /// Removes what was made here. Its processes must be dead; the kernel may need a moment for them.
     pub fn remove(&self) -> Result<()> {
+        let stopped = match &self.unit {
+            Some(unit) => systemd::stop(&unit.unit),
+            None => Ok(()),
+        };
         let end = Instant::now() + REMOVE_LIMIT;
         for (path, made) in self.directories() {
             if made {
                 remove(path, end)?;
             }
         }
-        Ok(())
+        stopped
     }
 }
 

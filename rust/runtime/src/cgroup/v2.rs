@@ -44,7 +44,7 @@ fn limit(value: i64) -> String {
 }
 
 /// Shares (2 to 262144) as a weight (1 to 10000).
-fn cpu_weight(shares: u64) -> u64 {
+pub fn cpu_weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

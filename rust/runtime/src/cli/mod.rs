@@ -82,9 +82,6 @@ fn run(words: &[String]) -> Result<u8, Error> {
         println!("usage: containerd-hybrid-runtime {name} {}", command.usage);
         return Ok(0);
     }
-    if global.is_set("systemd-cgroup") {
-        return Err(Error::unimplemented("--systemd-cgroup"));
-    }
     if global.get("rootless").is_some_and(|r| r == "true") {
         return Err(Error::unimplemented("--rootless true"));
     }
@@ -97,7 +94,11 @@ fn run(words: &[String]) -> Result<u8, Error> {
     };
     let root = global.get("root").unwrap_or(DEFAULT_ROOT);
     let root = std::path::absolute(root).map_err(|e| Error::invalid(format!("--root: {e}")))?;
-    (command.run)(&Runtime::new(root, options), &flags)
+    let mut runtime = Runtime::new(root, options);
+    if global.is_set("systemd-cgroup") {
+        runtime = runtime.with_systemd_cgroup();
+    }
+    (command.run)(&runtime, &flags)
 }
 
 fn help() {

@@ -69,8 +69,8 @@ impl Runtime {
         place: &Place,
         record: &mut Record,
     ) -> Result<Started> {
-        record.cgroups = Cgroups::locate(&spec.linux.cgroups_path, request.id)?;
-        record.cgroups.make(spec.linux.resources.as_ref())?;
+        record.cgroups = self.locate_cgroups(spec, request.id)?;
+        let _stand_in = record.cgroups.make(spec.linux.resources.as_ref())?;
         if let Some(owner) = cgroup_owner(spec) {
             record.cgroups.give(owner)?;
         }
@@ -124,6 +124,13 @@ impl Runtime {
             pid: launched.pid,
             console: launched.console,
         })
+    }
+
+    pub(crate) fn locate_cgroups(&self, spec: &Spec, id: &str) -> Result<Cgroups> {
+        match self.systemd_cgroup {
+            true => Cgroups::locate_unit(&spec.linux.cgroups_path, id),
+            false => Cgroups::locate(&spec.linux.cgroups_path, id),
+        }
     }
 
     fn plan(&self, request: CreateRequest<'_>, spec: &Spec, record: &Record) -> Result<Plan> {

@@ -64,7 +64,16 @@ impl Runtime {
             net_devices: Vec::new(),
             mounts_before: None,
         };
-        let result = restored(&criu, &folders, &spec, &text, options, &place, &mut record);
+        let result = restored(
+            self,
+            &criu,
+            &folders,
+            &spec,
+            &text,
+            options,
+            &place,
+            &mut record,
+        );
         if result.is_err() {
             // The first error counts, whatever becomes of the clean-up.
             if record.init_process_pid > 0 {
@@ -79,7 +88,9 @@ impl Runtime {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn restored(
+    runtime: &Runtime,
     criu: &Criu,
     folders: &Folders,
     spec: &Spec,
@@ -88,8 +99,8 @@ fn restored(
     place: &Place,
     record: &mut Record,
 ) -> Result<Started> {
-    record.cgroups = Cgroups::locate(&spec.linux.cgroups_path, &record.id)?;
-    record.cgroups.make(spec.linux.resources.as_ref())?;
+    record.cgroups = runtime.locate_cgroups(spec, &record.id)?;
+    let _stand_in = record.cgroups.make(spec.linux.resources.as_ref())?;
     record.cgroup_paths = record
         .cgroups
         .paths()
