@@ -86,7 +86,8 @@ def _serve(parsed: Parsed, started: float) -> None:
     import logging
 
     from containerd_hybrid.app import configuration, daemon
-    from containerd_hybrid.app.builtins import ESSENTIAL, builtins
+    from containerd_hybrid.app.builtins import builtins
+    from containerd_hybrid.app.builtins.proxies import essential, proxies
 
     plugins = builtins()
     options = _options(parsed)
@@ -102,8 +103,8 @@ def _serve(parsed: Parsed, started: float) -> None:
     async def run() -> None:
         await daemon.Daemon(
             config,
-            plugins,
-            essential=ESSENTIAL,
+            [*plugins, *proxies(config.proxy_plugins)],
+            essential=essential(config.proxy_plugins),
             explainer=explainer,
             reread=lambda: configuration.load_explained(options, plugins),
             started=started,

@@ -180,10 +180,12 @@ class BlobIngest(Protocol):
     Whatever fails closes it; the bytes that reached the disk stay for a later resume.
     """
 
-    total: int
-    started_at: int
-    updated_at: int
-
+    @property
+    def total(self) -> int: ...
+    @property
+    def started_at(self) -> int: ...
+    @property
+    def updated_at(self) -> int: ...
     @property
     def offset(self) -> int:
         """How many bytes are there; also while another thread is writing."""

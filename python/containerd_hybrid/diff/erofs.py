@@ -21,6 +21,7 @@ from containerd_hybrid import _native
 from containerd_hybrid.content.api import ContentStore
 from containerd_hybrid.diff.api import AppliedLayer, Comparer, DiffOptions
 from containerd_hybrid.errors import (
+    FailedPreconditionError,
     HybridError,
     UnimplementedError,
     UnknownError,
@@ -79,9 +80,9 @@ class ErofsDiffer:
         """See :class:`containerd_hybrid.diff.api.Applier`; images are only made of whole blobs."""
         native = layer.media_type.startswith(_NATIVE_TYPE)
         compression = _compression(layer.media_type, native)
-        if how.get("growing") is not None:
-            raise UnimplementedError(f"layer {layer.digest}: {PROGRAM} is given whole blobs only")
         folder = await asyncio.to_thread(layer_folder, mounts)
+        if how.get("growing") is not None:
+            raise FailedPreconditionError(f"layer {layer.digest}: {PROGRAM} is given whole blobs only")
         blob = await self._content.open_blob(scope, layer.digest)
         cancel = _native.CancelToken()
         work = _Work(blob, layer, compression, folder / f".{_LAYER}.new", cancel)

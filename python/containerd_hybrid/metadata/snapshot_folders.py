@@ -16,7 +16,7 @@ from containerd_hybrid.errors import HybridError
 from containerd_hybrid.metadata import snapshot_rows as rows
 from containerd_hybrid.metadata.api import Database
 from containerd_hybrid.metadata.threads import settled
-from containerd_hybrid.snapshots.api import SnapshotDriver
+from containerd_hybrid.snapshots.api import RemoteDriver, SnapshotDriver
 
 # Removing a tree keeps a disk busy; more at once would only make everybody else wait.
 _REMOVERS = 2
@@ -34,7 +34,8 @@ class SnapshotFolderKeeper:
         self._reserving = asyncio.Lock()
         self._being_made: set[int] = set()
         self._removals: dict[int, asyncio.Task[HybridError | None]] = {}
-        self._removers = asyncio.Semaphore(_REMOVERS)
+        # Another process refuses to remove what something else still builds on, so there the order counts.
+        self._removers = asyncio.Semaphore(1 if isinstance(driver, RemoteDriver) else _REMOVERS)
 
     @asynccontextmanager
     async def fresh(self) -> AsyncIterator[int]:
@@ -82,13 +83,15 @@ class SnapshotFolderKeeper:
         being_made = set(self._being_made)
         known = await self._database.read(lambda c: rows.select_ids(c, self._driver.name))
         doomed = present - being_made - known
-        removals = [self.remove(number) for number in sorted(doomed)]
-        if removals:
-            await asyncio.wait(removals)
-        for removal in removals:
-            error = removal.result()
-            if error is not None:
-                raise error
+        while doomed:
+            removals = {number: self.remove(number) for number in sorted(doomed, reverse=True)}
+            await asyncio.wait(removals.values())
+            failed = {number: error for number in removals if (error := removals[number].result())}
+            if len(failed) == len(doomed) or not isinstance(self._driver, RemoteDriver):
+                for error in failed.values():
+                    raise error
+                return
+            doomed = set(failed)
 
     async def close(self) -> None:
         """Wait for the folders that are being removed."""

@@ -51,6 +51,7 @@ from containerd_hybrid.snapshots.api import (
     SnapshotInfo,
     Usage,
 )
+from containerd_hybrid.workers import in_own_thread
 
 _INHERITED = "containerd.io/snapshot/"
 _PAGE = 100
@@ -107,11 +108,17 @@ class MetadataSnapshotter:
                 await self._settle(number)
         driver = self._driver
         if isinstance(driver, RemoteDriver):
-            await settled(driver.cleanup)
+            await self._drive(driver.cleanup)
 
     async def close(self) -> None:
         """Wait for the folders that are being removed."""
         await self._folders.close()
+
+    async def _drive(self, work: Callable[[], T]) -> T:
+        """Have the driver do something. What waits for another process has a thread of its own for it."""
+        if isinstance(self._driver, RemoteDriver):
+            return await in_own_thread(work, lambda: None)
+        return await settled(work)
 
     # --- looking
 
@@ -124,7 +131,7 @@ class MetadataSnapshotter:
         row, snapshot = await self._look(scope, key)
         if row.info.kind is not Kind.ACTIVE:
             return row.usage
-        return await settled(lambda: self._driver.usage(snapshot))
+        return await self._drive(lambda: self._driver.usage(snapshot))
 
     async def mounts(self, scope: Scope, key: str) -> list[Mount]:
         row, snapshot = await self._look(scope, key)
@@ -133,7 +140,7 @@ class MetadataSnapshotter:
                 f"failed to get active mount: requested snapshot {key} not active or view: "
                 "failed precondition"
             )
-        return await settled(lambda: self._driver.mounts(snapshot))
+        return await self._drive(lambda: self._driver.mounts(snapshot))
 
     def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
         """In order of names. Fields: ``kind``, ``name``, ``parent``, ``labels.…``."""
@@ -201,11 +208,11 @@ class MetadataSnapshotter:
             recorded: list[bool] = []
             try:
                 try:
-                    await settled(lambda: self._driver.create(snapshot))
+                    await self._drive(lambda: self._driver.create(snapshot))
                 except AlreadyExistsError:
                     await self._adopt(request, snapshot, recorded)
                     raise
-                mounts = await settled(lambda: self._driver.mounts(snapshot))
+                mounts = await self._drive(lambda: self._driver.mounts(snapshot))
 
                 def record(transaction: Transaction) -> None:
                     self._insert(transaction, request, number)
@@ -228,7 +235,7 @@ class MetadataSnapshotter:
         driver, target = self._driver, request.labels.get(REF_LABEL, "")
         if not target or not isinstance(driver, RemoteDriver):
             return
-        usage = await settled(lambda: driver.adopt(snapshot))
+        usage = await self._drive(lambda: driver.adopt(snapshot))
         if usage is None:
             return
 
@@ -255,7 +262,7 @@ class MetadataSnapshotter:
         request = _Request(scope, self._place(scope), Kind.COMMITTED, name, parent, labels or {})
         _check(request)
         snapshot = await self._unless_taken(request, lambda c: self._committable(c, request, key)[0])
-        usage = await settled(lambda: self._driver.commit(snapshot))
+        usage = await self._drive(lambda: self._driver.commit(snapshot))
 
         def record(transaction: Transaction) -> None:
             connection = transaction.connection
@@ -276,7 +283,7 @@ class MetadataSnapshotter:
         if not isinstance(driver, SettlingDriver):
             return
         try:
-            await settled(lambda: driver.settle(id))
+            await self._drive(lambda: driver.settle(id))
         except HybridError as error:
             log.warning("snapshotter %s: %s; the next start tries again", self.name, error)
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.snapshots.drivers import EXTERNAL
 from tests.contract.snapshots.world import DRIVERS, World, open_world
 
-# What a driver does with names and records is seen by all; this is one of them in another way of writing.
-_FILES_ONLY = {"erofs-block": {"test_file_systems", "test_rebase", "test_idmapped"}}
+from containerd_hybrid.testing.daemon import DaemonProcess
+
+# Not all of it again for erofs in another way of writing, and for what another daemon's overlayfs does.
+_ONLY = {
+    "erofs-block": {"test_file_systems", "test_rebase", "test_idmapped"},
+    "proxy": {"test_snapshotter", "test_leftovers", "test_rebase"},
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "driver_name" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
-        names = [name for name in sorted(DRIVERS) if module in _FILES_ONLY.get(name, {module})]
+        names = [name for name in sorted(DRIVERS) if module in _ONLY.get(name, {module})]
         metafunc.parametrize("driver_name", names, indirect=True)
 
 
@@ -25,7 +32,24 @@ def driver_name(request: pytest.FixtureRequest) -> str:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     name: str = request.param
+    if name == "proxy":
+        request.getfixturevalue("external_snapshotter")
     return name
+
+
+@pytest.fixture(scope="session")
+def external_snapshotter() -> Iterator[None]:
+    """A daemon whose snapshotter overlayfs is somebody else's external one. It collects as it likes."""
+    with tempfile.TemporaryDirectory(prefix="ch-", dir="/tmp") as folder:  # a socket's path is short
+        process = DaemonProcess(Path(folder))
+        process.start()
+        os.environ[EXTERNAL] = str(process.address)
+        try:
+            yield
+        finally:
+            del os.environ[EXTERNAL]
+            process.stop()
+            process.cleanup()
 
 
 @pytest.fixture

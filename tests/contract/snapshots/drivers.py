@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,15 +12,18 @@ from pathlib import Path
 import pytest
 
 from containerd_hybrid import _native
+from containerd_hybrid.client.grpc_transport import GrpcTransport
 from containerd_hybrid.errors import UnimplementedError
-from containerd_hybrid.snapshots.api import SnapshotDriver
+from containerd_hybrid.snapshots.api import REBASE, SnapshotDriver
 from containerd_hybrid.snapshots.blockfile import BlockfileSnapshotDriver
 from containerd_hybrid.snapshots.btrfs import BtrfsSnapshotDriver
 from containerd_hybrid.snapshots.erofs import ErofsSettings, ErofsSnapshotDriver
 from containerd_hybrid.snapshots.native import NativeSnapshotDriver
 from containerd_hybrid.snapshots.overlayfs import OverlaySnapshotDriver
+from containerd_hybrid.snapshots.proxy import ProxySnapshotDriver
 
 MIB = 1 << 20
+EXTERNAL = "TEST_EXTERNAL_SNAPSHOTTER"
 
 
 @contextmanager
@@ -41,6 +45,13 @@ def erofs(root: Path) -> Iterator[SnapshotDriver]:
 def erofs_block(root: Path) -> Iterator[SnapshotDriver]:
     """With changes written to a file system in a file."""
     yield _erofs(root, ErofsSettings(default_size=32 * MIB))
+
+
+@contextmanager
+def proxy(root: Path) -> Iterator[SnapshotDriver]:
+    """In another daemon, whose address the fixture ``external_snapshotter`` has set."""
+    transport = GrpcTransport(os.environ[EXTERNAL])
+    yield ProxySnapshotDriver("proxy", "overlayfs", transport, root / "proxy", (REBASE,))
 
 
 @contextmanager

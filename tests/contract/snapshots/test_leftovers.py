@@ -22,7 +22,8 @@ async def test_orphans_are_removed_and_what_is_known_stays(world: World) -> None
     await world.snapshotter.prepare(NS, "a", "c1")
     known = world.driver.ids()
     for number in (1000, 1001):
-        world.driver.create(DriverSnapshot(number, Kind.ACTIVE, (known[0],)))
+        orphan = DriverSnapshot(number, Kind.ACTIVE, (known[0],), namespace=NS.namespace)
+        await asyncio.to_thread(world.driver.create, orphan)
     assert set(world.driver.ids()) == {*known, 1000, 1001}
     await asyncio.gather(world.snapshotter.cleanup(), world.snapshotter.cleanup())
     assert world.driver.ids() == known
@@ -44,6 +45,8 @@ async def test_rows_that_the_collector_deleted_free_their_folders(world: World) 
 
 
 async def test_half_made_and_half_removed_folders_go(world: World, tmp_path: Path) -> None:
+    if world.driver.name == "proxy":
+        pytest.skip("its folders are somebody else's")
     await world.snapshotter.prepare(NS, "a")
     known = world.driver.ids()
     folder = tmp_path / world.driver.name / "snapshots"
@@ -81,6 +84,8 @@ async def test_making_and_cleaning_at_once(world: World) -> None:
 
 
 async def test_a_removal_that_fails_is_tried_again(world: World, tmp_path: Path) -> None:
+    if world.driver.name == "proxy":
+        pytest.skip("its folders are somebody else's")
     if world.driver.name == "btrfs":
         pytest.skip("what is mounted in a subvolume does not hold it: the kernel takes both away")
     await world.snapshotter.prepare(NS, "a")
@@ -155,6 +160,8 @@ async def test_a_failing_database_leaves_nothing(world: World, monkeypatch: pyte
 
 
 async def test_numbers_are_never_used_twice(driver_name: str, tmp_path: Path, leak_check: object) -> None:
+    if driver_name == "proxy":
+        pytest.skip("numbers come from the database, and each would be a call")
     seen: set[int] = set()
     for _ in range(3):
         async with open_world(driver_name, tmp_path) as world:

@@ -25,6 +25,7 @@ from containerd_hybrid.mounts.mkfs import MakeFileSystem
 from containerd_hybrid.mounts.plan import Planner
 from containerd_hybrid.mounts.transform import Format, Transformer
 from containerd_hybrid.snapshots.api import SnapshotDriver
+from containerd_hybrid.snapshots.proxy import ProxySnapshotDriver
 
 DRIVERS: dict[str, Callable[[Path], AbstractContextManager[SnapshotDriver]]] = {
     "blockfile": drivers.blockfile,
@@ -33,6 +34,7 @@ DRIVERS: dict[str, Callable[[Path], AbstractContextManager[SnapshotDriver]]] = {
     "erofs-block": drivers.erofs_block,
     "native": drivers.native,
     "overlayfs": drivers.overlayfs,
+    "proxy": drivers.proxy,
 }
 """Every driver that this machine can have, in a folder; what it needs beside that is gone at the end."""
 
@@ -98,6 +100,8 @@ async def open_world(name: str, root: Path, *, sync_remove: bool = False) -> Asy
                 snapshotter, driver, database, MetadataLeaseManager(database), publisher.events, root / "work"
             )
             await snapshotter.close()
+        if isinstance(driver, ProxySnapshotDriver):
+            await driver.transport.close()
 
 
 @contextmanager

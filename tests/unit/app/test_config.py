@@ -151,11 +151,10 @@ def test_unknown_keys_and_tables_are_warned_about(tmp_path: Path) -> None:
 def test_what_this_release_does_not_offer_is_said(tmp_path: Path) -> None:
     _, loader = load(
         tmp_path,
-        'version = 3\n[proxy_plugins.p]\ntype = "snapshot"\n'
-        '[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "p"\n',
+        'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "p"\n',
     )
     fields = [tuple(fields.values())[1] for _, fields in loader.warnings[1:]]
-    assert fields == ["io.containerd.grpc.v1.cri", "p"]
+    assert fields == ["io.containerd.grpc.v1.cri"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

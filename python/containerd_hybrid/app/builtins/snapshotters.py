@@ -142,13 +142,13 @@ async def _snapshots(
     context: InitContext, make: Callable[[Path], Any], *, sync_remove: bool = False
 ) -> SnapshotBackend:
     root = Path(context.config.root_path or context.root)
+    context.exports["root"] = str(root)
+    context.platforms.append(Platform.host())
     try:
         driver = await in_thread(make, root)
     except UnimplementedError as error:
         raise SkipPlugin(error.message) from None
-    context.exports["root"] = str(root)
     context.capabilities.extend(driver.capabilities)
-    context.platforms.append(Platform.host())
     return SnapshotBackend(driver, sync_remove)
 
 

@@ -101,11 +101,6 @@ class Loader:
             if name in found.plugins and name not in self._known:
                 message = "Ignoring the table of a plugin that this program does not have"
                 self._warn(message, file=str(file), plugin=name)
-        if found.proxy_plugins:
-            names = ", ".join(found.proxy_plugins)
-            self._warn(
-                "Ignoring proxy plugins, which this release does not offer", file=str(file), plugins=names
-            )
 
     def _check_plugins(self, plugins: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         """Bind every table now, while it is known which file it is from."""
