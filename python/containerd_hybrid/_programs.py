@@ -11,6 +11,9 @@ from containerd_hybrid.errors import NotFoundError
 DISTRIBUTION = "containerd-hybrid"
 SHIM = "containerd-shim-hybrid-v2"
 
+# Where the record said that the shim is, the last time that it was read.
+_found: list[Path] = []
+
 
 def shim_path() -> Path:
     """The absolute path of the shim program.
@@ -22,15 +25,24 @@ def shim_path() -> Path:
         NotFoundError: it is in neither place, or may not be executed.
     """
     in_tree = Path(__file__).resolve().parent / "_bin" / SHIM
-    candidates = [in_tree, *_recorded(SHIM)]
-    for path in candidates:
-        if path.is_file() and os.access(path, os.X_OK):
+    # Reading the record takes milliseconds, and this is asked for every container.
+    for path in (in_tree, *_found):
+        if _executable(path):
             return path
-    looked = ", ".join(str(path) for path in candidates)
+    recorded = _recorded(SHIM)
+    for path in recorded:
+        if _executable(path):
+            _found[:] = [path]
+            return path
+    looked = ", ".join(str(path) for path in (in_tree, *recorded))
     raise NotFoundError(
         f"the shim program {SHIM} is not installed (looked at {looked}): reinstall the package"
         f" {DISTRIBUTION}, or run `make dev` in a work tree"
     )
+
+
+def _executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
 
 
 def _recorded(name: str) -> list[Path]:

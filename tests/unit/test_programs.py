@@ -21,6 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site-packages" / "containerd_hybrid"
     folder.mkdir(parents=True)
     monkeypatch.setattr(_programs, "__file__", str(folder / "_programs.py"))
+    monkeypatch.setattr(_programs, "_found", [])
     return folder
 
 
@@ -55,6 +56,19 @@ def test_an_installed_wheel_has_the_shim_where_its_record_says(
     shim = program(package.parents[1] / "bin" / "containerd-shim-hybrid-v2")
     installed(monkeypatch, record(package.parent, "../bin/hyctl", "../bin/containerd-shim-hybrid-v2"))
     assert _programs.shim_path() == shim
+
+
+def test_the_record_is_read_once_and_again_when_the_shim_has_gone(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = program(package.parents[1] / "bin" / "containerd-shim-hybrid-v2")
+    installed(monkeypatch, record(package.parent, "../bin/containerd-shim-hybrid-v2"))
+    assert _programs.shim_path() == shim
+    installed(monkeypatch, None)
+    assert _programs.shim_path() == shim
+    shim.unlink()
+    with pytest.raises(NotFoundError):
+        _programs.shim_path()
 
 
 def test_a_work_tree_has_the_shim_beside_the_package(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
