@@ -15,7 +15,8 @@ from typing import Any
 
 NAME = "fake systemd, for tests"
 CGROUPS = Path("/sys/fs/cgroup")
-HIERARCHIES = ("systemd", "memory", "pids")
+# The last is the only one where v2 is.
+HIERARCHIES = ("systemd", "memory", "pids", "")
 CALL, ANSWER, ERROR, SIGNAL = 1, 2, 3, 4
 
 
@@ -171,7 +172,7 @@ class FakeSystemd:
             self._units.add(unit)
             for name in HIERARCHIES:
                 folder = CGROUPS / name / found["Slice"] / unit
-                if (CGROUPS / name / "tasks").exists():
+                if (CGROUPS / name / "cgroup.procs").exists():
                     folder.mkdir(parents=True)
                     for pid in found["PIDs"]:
                         (folder / "cgroup.procs").write_text(str(pid))

@@ -96,7 +96,6 @@ def test_a_container_goes_into_files_and_comes_back(walled: Cli, criu: Criu, sho
     assert asked["13"] == [str(bundle / "rootfs")]
     assert {"1": ["/data"], "2": ["/data"]} in asked["23"]
     assert {"1": ["/proc/timer_list"], "2": ["/dev/null"]} in asked["23"]
-    assert "freezer" in asked["44"][0]
     assert walled.token in asked["44"][0]
 
     pid_file = short_folder / "pid"
@@ -117,8 +116,7 @@ def test_a_container_goes_into_files_and_comes_back(walled: Cli, criu: Criu, sho
     assert request["root is a mount"] == [True]
     # criu itself was there, so that what it makes is too, and knows where that is.
     assert all(walled.token in line for line in request["cgroups"] if not line.startswith("0:"))
-    roots = {root["1"][0]: root["2"][0] for root in asked["25"]}
-    assert walled.token in roots["pids"]
+    assert all(walled.token in root["2"][0] for root in asked["25"])
     assert walled.token in Path(f"/proc/{state['pid']}/cgroup").read_text()
     assert not (walled.root / name / "criu-root").exists()
     walled.ok("delete", "--force", name)

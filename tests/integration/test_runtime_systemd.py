@@ -36,7 +36,7 @@ def systemd(
         for name in names(walled.root):
             walled("delete", "--force", name)
         fake.close()
-        for folder in CGROUPS.glob(f"*/{token}.slice"):
+        for folder in (*CGROUPS.glob(f"{token}.slice"), *CGROUPS.glob(f"*/{token}.slice")):
             folder.rmdir()
 
 
