@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 
 from benches.bench_runtime import pss
 from benches.conftest import Side, Versus
-from benches.load import Load
 from containerd_hybrid.proto.services.containers.v1 import containers_pb2 as containers
 from containerd_hybrid.proto.services.content.v1 import content_pb2 as content
 from containerd_hybrid.proto.services.events.v1 import events_pb2 as events
@@ -26,6 +25,7 @@ from containerd_hybrid.proto.services.leases.v1 import leases_pb2 as leases
 from containerd_hybrid.proto.services.namespaces.v1 import namespaces_pb2 as namespaces
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2 as tasks
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE
+from containerd_hybrid.testing.load import Load
 
 _SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 CONTAINERS, IMAGES, BLOBS = (max(20, int(count * _SCALE)) for count in (10_000, 2_000, 50_000))
@@ -218,6 +218,7 @@ def test_many_that_wait(versus: Versus) -> None:
             time.sleep(1)
             crowded = rate(side)
             more = pss(side.pid) - before
+            assert (wait.answered(), subscribe.answered()) == (0, 0), "they do not wait"
         side.ctr("task", "delete", "--force", "stays")
         side.ctr("container", "delete", "stays")
         return more, crowded / alone

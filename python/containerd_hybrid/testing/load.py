@@ -6,13 +6,14 @@ looks at nothing but the frames' heads and the status in the trailers.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _WINDOW = (1 << 31) - 1
 _INITIAL = 65_535
@@ -49,6 +50,7 @@ class Load:
         self._socket.connect(address)
         self._next = 1
         self._running = 0
+        self._ended = 0
         self._input = bytearray()
         self._granted = _WINDOW
         settings = struct.pack(">HIHI", 4, _WINDOW, 5, 1 << 20)
@@ -86,6 +88,16 @@ class Load:
     def open(self, request: bytes = b"") -> None:
         """Begin a call that nobody waits for."""
         self._socket.sendall(self._call(request))
+
+    def reset(self, stream: int) -> None:
+        """Give a call up; the first has the number 1, the next 3."""
+        self._socket.sendall(_frame(_RST_STREAM, 0, stream, struct.pack(">I", 8)))
+
+    def answered(self) -> int:
+        """How many calls have ended, as far as it is known by now."""
+        while select.select([self._socket], [], [], 0)[0]:
+            self._socket.sendall(self._read()[2])
+        return self._ended
 
     def _next_calls(self, requests: Iterator[bytes], count: int) -> bytes:
         frames = []
@@ -130,6 +142,7 @@ class Load:
             payload.release()
             at += 9 + length
         del self._input[:at]
+        self._ended += finished
         self._granted -= size
         if self._granted < _WINDOW // 2:
             answer += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _WINDOW - self._granted))
