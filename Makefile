@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
-	unit contract integration recovery bench shimtest moments fuzz clean
+	unit contract integration recovery bench shimtest moments runtime-tools fuzz clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -119,6 +119,10 @@ shimtest: $(REQUIREMENTS) shim ## containerd's shimtest suite, built elsewhere, 
 
 moments: dev ## kill the daemon at a hundred random moments of a pull
 	REGISTRY_MOMENTS=100 $(PY) -m pytest tests/recovery/test_registry_moments.py $(PYTEST_ARGS)
+
+runtime-tools: ## opencontainers/runtime-tools' validation, built in SUITE=PATH, on our runtime (needs root)
+	@test -n "$(SUITE)" || { echo "name the built suite: make runtime-tools SUITE=PATH" >&2; exit 1; }
+	@scripts/runtime-tools "$(SUITE)" $(RUNTIME)
 
 fuzz: ## each fuzz target of rust/layer for FUZZ_SECONDS (needs cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
