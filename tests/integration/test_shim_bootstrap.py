@@ -446,3 +446,34 @@ async def test_delete_cleans_up_after_a_dead_shim(
     # Nothing is left to do for a second one.
     done = subprocess.run(command, capture_output=True, check=True, cwd=bundle)
     assert pb.DeleteResponse.FromString(done.stdout).exit_status == KILLED
+
+
+async def test_delete_has_a_shim_that_lives_let_go(
+    start: Start, program: Path, bundle: Path, token: str
+) -> None:
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"]["args"] = ["sh", "-c", "while :; do :; done"]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    address = start().stdout.decode()
+    client = await connect(address)
+    request = pb.CreateTaskRequest(id="box", bundle=str(bundle))
+    created = pb.CreateTaskResponse.FromString(await call(client, "Create", request))
+    await call(client, "Start", pb.StartRequest(id="box"))
+    command = [str(program), "-namespace", token, "-id", "box", "-bundle", str(bundle), "delete"]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=bundle)
+    assert pb.DeleteResponse.FromString(done.stdout).pid == created.pid
+    until(lambda: not Path(f"/proc/{created.pid}/exe").exists())
+    until(lambda: not shims(token))
+    assert not socket_of(address).exists()
+    await client.close()
+
+
+def test_delete_tells_how_the_container_ended_if_its_shim_knew(
+    program: Path, bundle: Path, token: str
+) -> None:
+    (bundle / "exit").write_text("42 1700000000 5\n")
+    command = [str(program), "-namespace", token, "-id", "box", "-bundle", str(bundle), "delete"]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=bundle)
+    response = pb.DeleteResponse.FromString(done.stdout)
+    assert response.exit_status == 42
+    assert (response.exited_at.seconds, response.exited_at.nanos) == (1_700_000_000, 5)
