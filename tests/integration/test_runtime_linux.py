@@ -5,15 +5,21 @@ All of it in a network and a mount namespace of the test's own.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import socket
+import struct
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.runtime_kit import MARKS, Cli, Spec, Walls, clis, names, ours, walled, walls
+from tests.integration.runtime_kit import MARKS, TRIES, Cli, Spec, Walls, clis, names, ours, walled, walls
 
 __all__ = ["clis", "ours", "walled", "walls"]  # fixtures
 
@@ -267,6 +273,94 @@ def test_an_exec_runs_on_the_processors_that_are_asked_for(walled: Cli, field: s
     assert refused.returncode == 1
     assert "execCPUAffinity" in refused.stderr
     walled.ok("delete", "--force", name)
+
+
+# --- seccomp's listener ---------------------------------------------------------------------------------
+
+NOTIF_RECV, NOTIF_SEND = 0xC0502100, 0xC0182101
+NOTIF, RESPONSE = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
+
+
+class Agent:
+    """Serves one container's notifications: every call is told to have had this result, and is not made."""
+
+    def __init__(self, path: Path, error: int) -> None:
+        self.states: list[Spec] = []
+        self.pids: list[int] = []
+        self._error = error
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 1)
+            self.states.append(json.loads(data))
+            notice = bytearray(NOTIF.size)
+            fcntl.ioctl(fds[0], NOTIF_RECV, notice)
+            identity, pid, *_ = NOTIF.unpack(notice)
+            self.pids.append(pid)
+            fcntl.ioctl(fds[0], NOTIF_SEND, RESPONSE.pack(identity, 0, -self._error, 0))
+            os.close(fds[0])
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+
+def listening(path: Path) -> Callable[[Spec], None]:
+    def change(spec: Spec) -> None:
+        spec["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": str(path),
+            "listenerMetadata": "words",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        }
+
+    return change
+
+
+@pytest.mark.parametrize(("error", "said"), [(0, "made"), (errno.EXDEV, "Invalid cross-device link")])
+def test_an_agent_decides_about_calls_of_init_and_exec(walled: Cli, error: int, said: str) -> None:
+    path = walled.folder / "agent"
+    agent = Agent(path, error)
+    script = ("sh", "-c", "mkdir /x 2>&1 && echo made; ls -d /x 2>/dev/null; echo end")
+    try:
+        name = walled.create("sh", "-c", f"{{ {script[2]}; }} >/out; exec sleep 1000", change=listening(path))
+        walled.ok("start", name)
+        out = walled.ok("exec", name, *script)
+        assert said in out
+        assert "/x\n" not in out
+        init = next(walled.folder.glob("bundle*")) / "rootfs/out"
+        for _ in range(TRIES):
+            if init.read_text().endswith("end\n"):
+                break
+            time.sleep(0.02)
+        assert said in init.read_text()
+        walled.ok("delete", "--force", name)
+    finally:
+        agent.close()
+    assert [state["state"]["id"] for state in agent.states] == [name] * 2
+    assert {state["metadata"] for state in agent.states} == {"words"}
+    # The processes of the notifications are children of those the agent was told of.
+    assert len(set(agent.pids)) == 2
+
+
+def test_without_its_agent_a_container_does_not_run(walled: Cli) -> None:
+    """A filter whose notifications nobody gets would stop the program at its first call."""
+    path = walled.folder / "nobody"
+    done = walled.run("true", change=listening(path))
+    assert done.returncode == 1
+    assert f"seccomp listener {path}" in done.stderr
+    assert names(walled.root) == []
 
 
 # --- cgroup v2 -----------------------------------------------------------------------------------------
