@@ -87,7 +87,7 @@ def _serve(parsed: Parsed, started: float) -> None:
 
     from containerd_hybrid.app import configuration, daemon
     from containerd_hybrid.app.builtins import builtins
-    from containerd_hybrid.app.builtins.proxies import essential, proxies
+    from containerd_hybrid.app.builtins.proxies import essential, with_proxies
 
     plugins = builtins()
     options = _options(parsed)
@@ -103,7 +103,7 @@ def _serve(parsed: Parsed, started: float) -> None:
     async def run() -> None:
         await daemon.Daemon(
             config,
-            [*plugins, *proxies(config.proxy_plugins)],
+            with_proxies(plugins, config.proxy_plugins),
             essential=essential(config.proxy_plugins),
             explainer=explainer,
             reread=lambda: configuration.load_explained(options, plugins),

@@ -6,7 +6,7 @@ They are there whether or not somebody answers at their address now; calls say s
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,13 @@ def proxies(configured: Mapping[str, ProxyPlugin]) -> list[Plugin]:
         else:
             found.append(_plugin(name, one))
     return found
+
+
+def with_proxies(plugins: Sequence[Plugin], configured: Mapping[str, ProxyPlugin]) -> list[Plugin]:
+    """The plug-ins and the proxies; a proxy takes the place of a plug-in of its type and name."""
+    found = proxies(configured)
+    replaced = {proxy.uri for proxy in found}
+    return [*(plugin for plugin in plugins if plugin.uri not in replaced), *found]
 
 
 def essential(configured: Mapping[str, ProxyPlugin]) -> tuple[str, ...]:
