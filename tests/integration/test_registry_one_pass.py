@@ -94,7 +94,7 @@ class Here:
 
 
 @asynccontextmanager
-async def opened(root: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
+async def opened(root: Path, registry: RegistryWorld, part_bytes: int = 0) -> AsyncIterator[Here]:
     async def briefly(seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.02))
 
@@ -113,7 +113,7 @@ async def opened(root: Path, registry: RegistryWorld) -> AsyncIterator[Here]:
         client = HttpRegistryClient(
             transport=TransportSettings(idle_seconds=0.5), retry=RetryPolicy(sleep=briefly)
         )
-        fetches = BlobFetches(content, FetchSettings(sleep=briefly))
+        fetches = BlobFetches(content, FetchSettings(sleep=briefly, part_bytes=part_bytes))
         transfers = ImageTransfers(
             RegistryPull(content, stores.images, unpacker, leases, client, fetches),
             RegistryPush(content, stores.images, client),
@@ -196,6 +196,16 @@ async def test_a_pull_that_is_cancelled_midway_leaves_no_snapshot(
         assert Kind.ACTIVE not in (await here.snapshots()).values()
         await here.pull()
         assert await here.content() == CONTENT
+
+
+async def test_parts_of_a_large_layer_come_side_by_side(registry: RegistryWorld, tmp_path: Path) -> None:
+    async with opened(tmp_path, registry, part_bytes=400_000) as here:
+        registry.proxy.faults.append(Fault(PATH, cut_after=300_000, times=2))
+        await here.pull()
+        assert await here.content() == CONTENT
+        ranges = [seen.headers.get("Range", "") for seen in registry.proxy.seen if PATH in seen.path]
+        assert "bytes=400000-799999" in ranges
+        assert len(ranges) == -(-len(LARGE) // 400_000) + 2, "two parts were continued"
 
 
 async def test_a_full_disk_is_said_and_leaves_nothing(registry: RegistryWorld, tmp_path: Path) -> None:

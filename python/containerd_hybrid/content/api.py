@@ -73,6 +73,10 @@ class Ingest(Protocol):
         """
         ...
 
+    async def append_file(self, fd: int, length: int) -> int:
+        """Append ``length`` bytes from the offset of ``fd``, by Rust; the new offset."""
+        ...
+
     async def growing(self, total: int) -> Growing | None:
         """Something to read the bytes from while they are written, up to ``total``.
 
@@ -197,6 +201,10 @@ class BlobIngest(Protocol):
 
     def receive(self, body: HttpBody, limit: int) -> int:
         """Append all of ``body`` and return the new offset; see :meth:`Ingest.receive`."""
+        ...
+
+    def append_file(self, fd: int, length: int) -> int:
+        """Append ``length`` bytes from the offset of ``fd`` and return the new offset."""
         ...
 
     def growing(self, total: int) -> Growing:

@@ -97,6 +97,23 @@ class LocalIngest:
                 self.updated_at = time.time_ns()
             return self.offset
 
+    def append_file(self, fd: int, length: int) -> int:
+        """Append ``length`` bytes from the offset of ``fd`` and return the new offset.
+
+        Raises:
+            UnavailableError: ``fd`` ended before. As after any failure the ingest is closed then.
+            ResourceExhaustedError: the disk is full.
+        """
+        with self._busy:
+            self._open_fd("write to")
+            try:
+                self._hasher.splice_from(fd, length)
+            except HybridError as error:
+                self._keep()
+                raise type(error)(f"cannot write to ingest {self.key}: {error.message}") from error
+            self.updated_at = time.time_ns()
+            return self.offset
+
     def growing(self, total: int) -> Growing:
         """Something to read the bytes from while they are written."""
         return self._hasher.growing(self._folder / "data", total)

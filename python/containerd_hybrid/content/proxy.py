@@ -210,6 +210,9 @@ class _Ingest:
     def receive(self, body: HttpBody, limit: int) -> int:
         return self._local.receive(body, limit)
 
+    def append_file(self, fd: int, length: int) -> int:
+        return self._local.append_file(fd, length)
+
     def growing(self, total: int) -> Growing:
         return self._local.growing(total)
 

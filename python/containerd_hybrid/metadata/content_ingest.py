@@ -88,6 +88,11 @@ class MetadataIngest:
             ingest = await self._own_bytes()
             return await in_own_thread(lambda: ingest.receive(body, limit), body.close)
 
+    async def append_file(self, fd: int, length: int) -> int:
+        async with self._turn:
+            ingest = await self._own_bytes()
+            return await settled(lambda: ingest.append_file(fd, length))
+
     async def growing(self, total: int) -> Growing | None:
         source = self._source
         if isinstance(source, BlobStat):

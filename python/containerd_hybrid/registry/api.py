@@ -125,11 +125,15 @@ class Resolver(Protocol):
 class Fetcher(Protocol):
     """From a descriptor to bytes."""
 
-    def fetch(self, blob: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[Body]:
-        """Open the blob at ``offset``; a foreign layer also at its own ``urls``.
+    def fetch(
+        self, blob: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractAsyncContextManager[Body]:
+        """Open the blob at ``offset``, to its end or for ``length`` bytes; a foreign layer also at its own
+        ``urls``.
 
         Raises:
             NotFoundError: no host has it.
+            OutOfRangeError: a ``length`` was given, and the host sends all or nothing.
         """
         ...
 

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from containerd_hybrid._native import HttpBody
@@ -14,6 +15,7 @@ from containerd_hybrid.errors import (
     DigestMismatchError,
     HybridError,
     NotFoundError,
+    OutOfRangeError,
     ResourceExhaustedError,
     SizeMismatchError,
     UnavailableError,
@@ -43,10 +45,13 @@ class TargetFetcher:
         self._target = target
 
     @asynccontextmanager
-    async def fetch(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[Body]:
-        response = await self._open(blob, offset)
+    async def fetch(
+        self, blob: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[Body]:
+        wanted = _Wanted(blob, offset, blob.size if length is None else offset + length, length is not None)
+        response = await self._open(wanted)
         try:
-            yield ResponseBody(response, blob, offset)
+            yield ResponseBody(response, blob, offset, wanted.end)
         finally:
             response.close()
 
@@ -65,38 +70,50 @@ class TargetFetcher:
             )
         return bytes(sink.data)
 
-    async def _open(self, blob: Descriptor, offset: int) -> Response:
+    async def _open(self, wanted: _Wanted) -> Response:
+        blob = wanted.blob
         doing = f"fetch {self._target.reference.repository}@{blob.digest}"
         for url in blob.urls:
             try:
-                return await self._open_foreign(url, blob, offset, doing)
+                return await self._open_foreign(url, wanted, doing)
             except HybridError as error:
                 logger.info("foreign layer not fetched from its URL", extra={"error": error.message})
         kind = "manifests" if is_manifest(blob.media_type) or is_index(blob.media_type) else "blobs"
 
         async def ask(endpoint: Endpoint, attempts: int | None) -> Response:
-            request = _request(self._target.url(endpoint, kind, str(blob.digest)), blob, offset)
+            request = _request(self._target.url(endpoint, kind, str(blob.digest)), wanted)
             response = await self._target.open(
                 endpoint, request, doing=doing, accept=(200, 206), attempts=attempts
             )
-            return await _positioned(response, blob, offset, f"{doing} at {endpoint.host}")
+            return await _positioned(response, wanted, f"{doing} at {endpoint.host}")
 
         return await self._target.each(Capability.PULL, ask)
 
-    async def _open_foreign(self, url: str, blob: Descriptor, offset: int, doing: str) -> Response:
+    async def _open_foreign(self, url: str, wanted: _Wanted, doing: str) -> Response:
         if urlsplit(url).scheme not in {"http", "https"}:
             raise NotFoundError(f"cannot {doing}: {shown_url(url)} is no URL of http or https")
-        request = _request(url, blob, offset)
+        request = _request(url, wanted)
         response = await self._target.open_stranger(request, doing=doing, accept=(200, 206), attempts=1)
-        return await _positioned(response, blob, offset, doing)
+        return await _positioned(response, wanted, doing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Bytes of a blob from ``begin`` to before ``end``; ``is_part``: those and no others."""
+
+    blob: Descriptor
+    begin: int
+    end: int
+    is_part: bool
 
 
 class ResponseBody:
     """Implements :class:`containerd_hybrid.registry.api.Body`."""
 
-    def __init__(self, response: Response, blob: Descriptor, offset: int) -> None:
+    def __init__(self, response: Response, blob: Descriptor, offset: int, end: int) -> None:
         self._response = response
         self._blob = blob
+        self._end = end
         self.offset = offset
 
     async def copy_to(self, sink: BodySink) -> int:
@@ -109,7 +126,7 @@ class ResponseBody:
         try:
             while data := await self._response.chunk():
                 self.offset += len(data)
-                if self.offset > self._blob.size:
+                if self.offset > self._end:
                     raise self._too_long()
                 pieces.append(data)
                 gathered += len(data)
@@ -131,7 +148,7 @@ class ResponseBody:
         began = self.offset
         shown = shown_url(self._response.url)
         try:
-            self.offset = await sink.receive(native, self._blob.size - began)
+            self.offset = await sink.receive(native, self._end - began)
         except UnavailableError as error:
             raise UnavailableError(f"GET {shown}: {error.message}") from error
         except SizeMismatchError:
@@ -140,10 +157,9 @@ class ResponseBody:
         return self.offset - began
 
     def _check_end(self) -> None:
-        if self.offset < self._blob.size:
+        if self.offset < self._end:
             raise UnavailableError(
-                f"{shown_url(self._response.url)}: the host ended after {self.offset} of "
-                f"{self._blob.size} bytes"
+                f"{shown_url(self._response.url)}: the host ended after {self.offset} of {self._end} bytes"
             )
 
     def _too_long(self) -> SizeMismatchError:
@@ -162,25 +178,29 @@ class _Memory:
         return len(self.data)
 
 
-def _request(url: str, blob: Descriptor, offset: int) -> Request:
+def _request(url: str, wanted: _Wanted) -> Request:
+    blob, offset = wanted.blob, wanted.begin
     # Bytes are stored as their digest says, so the host must not compress them for the way.
     headers = {"Accept": f"{blob.media_type or '*/*'}, */*", "Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    return Request("GET", url, headers, is_large=blob.size - offset >= _LARGE)
+    if offset or wanted.is_part:
+        headers["Range"] = f"bytes={offset}-{wanted.end - 1 if wanted.is_part else ''}"
+    return Request("GET", url, headers, is_large=wanted.end - offset >= _LARGE)
 
 
-async def _positioned(response: Response, blob: Descriptor, offset: int, doing: str) -> Response:
-    """The answer, its next byte being the one at ``offset``."""
+async def _positioned(response: Response, wanted: _Wanted, doing: str) -> Response:
+    """The answer, its next byte being the first that is wanted."""
     try:
-        await _position(response, blob, offset, doing)
+        await _position(response, wanted, doing)
     except BaseException:
         response.close()
         raise
     return response
 
 
-async def _position(response: Response, blob: Descriptor, offset: int, doing: str) -> None:
+async def _position(response: Response, wanted: _Wanted, doing: str) -> None:
+    offset = wanted.begin
+    if wanted.is_part and response.status != 206:
+        raise OutOfRangeError(f"cannot {doing}: the host gives no parts of it")
     encoding = response.header("Content-Encoding").strip().lower()
     if encoding not in {"", "identity"}:
         raise UnknownError(f"cannot {doing}: the host compresses it ({encoding}), which was not asked for")
@@ -191,9 +211,9 @@ async def _position(response: Response, blob: Descriptor, offset: int, doing: st
         if start != offset:
             raise UnknownError(f"cannot {doing}: asked for bytes from {offset}, the host sent others")
     length = response.header("Content-Length")
-    if length.isdigit() and start + int(length) != blob.size:
+    if length.isdigit() and start + int(length) != wanted.end:
         raise SizeMismatchError(
-            f"cannot {doing}: it has to have {blob.size} bytes, the host has {start + int(length)}"
+            f"cannot {doing}: it has to have {wanted.end} bytes, the host has {start + int(length)}"
         )
     # A host without ranges sends all of it, and what is here already is passed over.
     to_skip = offset - start

@@ -34,8 +34,10 @@ class TargetRepository:
     async def resolve(self, reference: Reference) -> Descriptor:
         return await self._resolver.resolve(reference)
 
-    def fetch(self, blob: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[Body]:
-        return self._fetcher.fetch(blob, offset)
+    def fetch(
+        self, blob: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractAsyncContextManager[Body]:
+        return self._fetcher.fetch(blob, offset, length)
 
     async def read(self, blob: Descriptor) -> bytes:
         return await self._fetcher.read(blob)

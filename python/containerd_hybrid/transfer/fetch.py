@@ -15,12 +15,15 @@ from containerd_hybrid.errors import (
     DigestMismatchError,
     HybridError,
     NotFoundError,
+    OutOfRangeError,
     SizeMismatchError,
     UnavailableError,
 )
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.registry.api import Fetcher
+from containerd_hybrid.transfer.parts import Part
 from containerd_hybrid.transfer.progress import ref_key
+from containerd_hybrid.workers import together
 
 # A connection that brought so much before it broke is worth being opened again, however often.
 _PROGRESS = 1 << 20
@@ -32,7 +35,8 @@ _TICK_SECONDS = 0.1
 class FetchSettings:
     """``attempts``: failures in a row without progress. ``downloads``: bodies received at once.
 
-    A blob of ``followed_bytes`` may be read while it arrives.
+    A blob of ``followed_bytes`` may be read while it arrives. One of more than ``part_bytes`` is asked for in
+    parts of that size, as many at once as there are ``downloads`` to spare; 0 asks for it whole.
     """
 
     downloads: int = 3
@@ -41,6 +45,7 @@ class FetchSettings:
     most_seconds: float = 10.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     followed_bytes: int = 1 << 20
+    part_bytes: int = 0
 
 
 class BlobFetches:
@@ -181,6 +186,9 @@ class BlobFetches:
     ) -> None:
         if ingest.status.offset > blob.size:
             await ingest.truncate(0)
+        if 0 < self._settings.part_bytes < blob.size - ingest.status.offset:
+            with suppress(OutOfRangeError):
+                await self._receive_parts(source, blob, ingest, progress)
         sink = _Counted(ingest, progress)
         failures = 0
         while ingest.status.offset < blob.size:
@@ -195,6 +203,52 @@ class BlobFetches:
                     raise
                 backoff = self._settings.first_seconds * 2.0 ** (failures - 1)
                 await self._settings.sleep(min(backoff, self._settings.most_seconds))
+
+    async def _receive_parts(
+        self, source: Fetcher, blob: Descriptor, ingest: Ingest, progress: Callable[[int], None]
+    ) -> None:
+        """What is missing, from several connections; parts wait in memory for those before them.
+
+        Raises:
+            OutOfRangeError: the host gives no parts; what came so far is in the ingest.
+        """
+        size, begin = self._settings.part_bytes, ingest.status.offset
+        parts = [Part(start, min(size, blob.size - start)) for start in range(begin, blob.size, size)]
+        # Begun and not yet appended: twice as many as are received, so that none of those waits for another.
+        room = asyncio.Semaphore(2 * max(1, self._settings.downloads))
+
+        async def receive(part: Part) -> None:
+            await room.acquire()
+            await self._receive_part(source, blob, part)
+
+        async def append() -> None:
+            for part in parts:
+                await part.whole.wait()
+                await self._announce(blob, ingest)
+                progress(await ingest.append_file(part.rewound(), part.length))
+                part.close()
+                room.release()
+
+        try:
+            await together([append(), *(receive(part) for part in parts)])
+        finally:
+            for part in parts:
+                part.close()
+
+    async def _receive_part(self, source: Fetcher, blob: Descriptor, part: Part) -> None:
+        failures = 0
+        while part.missing:
+            before = part.missing
+            try:
+                async with self._slots, source.fetch(blob, part.position, before) as body:
+                    await body.copy_to(part)
+            except UnavailableError:
+                failures = 1 if before - part.missing >= _PROGRESS else failures + 1
+                if failures >= self._settings.attempts:
+                    raise
+                backoff = self._settings.first_seconds * 2.0 ** (failures - 1)
+                await self._settings.sleep(min(backoff, self._settings.most_seconds))
+        part.whole.set()
 
     async def _announce(self, blob: Descriptor, ingest: Ingest) -> None:
         """Bytes come from now on; not said of a blob that is so small that nobody gains by it."""

@@ -71,8 +71,10 @@ class _VerifiedRepository:
             )
         logger.debug("image verifier allowed a pull", extra=fields)
 
-    def fetch(self, blob: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[Body]:
-        return self._repository.fetch(blob, offset)
+    def fetch(
+        self, blob: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractAsyncContextManager[Body]:
+        return self._repository.fetch(blob, offset, length)
 
     async def read(self, blob: Descriptor) -> bytes:
         return await self._repository.read(blob)

@@ -13,6 +13,7 @@ from containerd_hybrid._native import HttpBody, Ingest
 from containerd_hybrid.errors import (
     DigestMismatchError,
     NotFoundError,
+    OutOfRangeError,
     ResourceExhaustedError,
     SizeMismatchError,
     UnavailableError,
@@ -37,6 +38,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.end = BLOB.size
         self._ingest: Ingest | None = None
 
     @property
@@ -51,7 +53,7 @@ class Sink:
         finally:
             self.data += os.pread(file, ingest.offset, 0)
             os.close(file)
-        return BLOB.size - limit + ingest.offset
+        return self.end - limit + ingest.offset
 
     async def write(self, data: bytes) -> int:
         await asyncio.sleep(0)
@@ -226,3 +228,28 @@ async def test_a_reader_that_is_cancelled_has_written_each_byte_once(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sink.data == DATA[: len(sink.data)]
+
+
+async def test_a_part_and_no_more(host: FakeHost, client: HttpRegistryClient) -> None:
+    headers = {"Content-Range": f"bytes 1000-1999/{len(DATA)}"}
+    host.answer("GET", PATH, 206, DATA[1000:2000], headers)
+    sink = Sink()
+    sink.end = 2000
+    async with repository(client, host).fetch(BLOB, 1000, 1000) as body:
+        assert await body.copy_to(sink) == 1000
+    assert sink.data == DATA[1000:2000]
+    assert host.asked[0].headers["Range"] == "bytes=1000-1999"
+
+
+async def test_a_host_that_gives_no_parts_is_told_apart(host: FakeHost, client: HttpRegistryClient) -> None:
+    host.answer("GET", PATH, body=DATA)
+    with pytest.raises(OutOfRangeError, match="no parts"):
+        async with repository(client, host).fetch(BLOB, 0, 1000):
+            pass
+
+
+async def test_a_part_of_another_length_is_refused(host: FakeHost, client: HttpRegistryClient) -> None:
+    host.answer("GET", PATH, 206, DATA[1000:], {"Content-Range": f"bytes 1000-{len(DATA) - 1}/{len(DATA)}"})
+    with pytest.raises(SizeMismatchError):
+        async with repository(client, host).fetch(BLOB, 1000, 1000):
+            pass

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.errors import NotFoundError, OutOfRangeError
 from containerd_hybrid.model import Descriptor, Digest, Platform, Reference
 from containerd_hybrid.model.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from containerd_hybrid.model.manifest import descriptor_to_json
@@ -29,6 +29,7 @@ class MemoryRegistry:
     mounts: list[Sequence[str]] = field(default_factory=list)
     options: list[RegistryOptions] = field(default_factory=list)
     hook: Hook | None = None
+    gives_parts: bool = True
     running: int = 0
     most_running: int = 0
 
@@ -75,12 +76,16 @@ class MemoryRegistry:
             raise NotFoundError(f"{reference}: not found") from None
 
     @asynccontextmanager
-    async def fetch(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[Body]:
+    async def fetch(
+        self, blob: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[Body]:
         self.fetched.append((blob.digest, offset))
+        if length is not None and not self.gives_parts:
+            raise OutOfRangeError("no parts of it")
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            yield MemoryBody(self, blob, offset)
+            yield MemoryBody(self, blob, offset, blob.size if length is None else offset + length)
         finally:
             self.running -= 1
 
@@ -117,12 +122,13 @@ class MemoryBody:
     registry: MemoryRegistry
     blob: Descriptor
     offset: int
+    end: int
 
     async def copy_to(self, sink: BodySink) -> int:
         await asyncio.sleep(0)
         if self.registry.hook is not None:
             await self.registry.hook(self.blob, self.offset, sink)
-        data = self.registry.blobs[self.blob.digest][self.offset :]
+        data = self.registry.blobs[self.blob.digest][self.offset : self.end]
         for start in range(0, len(data), 4096):
             await sink.write(data[start : start + 4096])
         return len(data)

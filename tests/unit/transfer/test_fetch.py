@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.images.world import NS, ImageWorld, open_image_world
@@ -18,6 +20,7 @@ from containerd_hybrid.errors import (
     UnavailableError,
 )
 from containerd_hybrid.model import Descriptor, Scope
+from containerd_hybrid.model.descriptor import OCI_LAYER
 from containerd_hybrid.registry.api import BodySink
 from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
 from containerd_hybrid.transfer.progress import ref_key
@@ -222,3 +225,78 @@ async def test_an_empty_blob_needs_no_body(
     blob = registry.add(b"", "x")
     assert await fetches.fetch(NS, registry, blob)
     assert registry.fetched == []
+
+
+def in_parts(world: ImageWorld, **settings: Any) -> BlobFetches:
+    async def at_once(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    settings = {"part_bytes": 10_000, "downloads": 3, "sleep": at_once, **settings}
+    return BlobFetches(world.stores.content, FetchSettings(**settings))
+
+
+async def test_a_large_blob_comes_in_parts_from_several_connections(
+    world: ImageWorld, registry: MemoryRegistry
+) -> None:
+    blob = registry.add(os.urandom(95_000), OCI_LAYER)
+    told: list[int] = []
+    assert await in_parts(world).fetch(NS, registry, blob, told.append)
+    assert sorted(offset for _, offset in registry.fetched) == list(range(0, 95_000, 10_000))
+    assert registry.most_running == 3
+    assert told == sorted(told)
+    assert told[-1] == blob.size
+    await asyncio.to_thread(world.stores.blobs.verify, blob.digest)
+
+
+async def test_a_part_that_is_late_holds_up_no_connection(
+    world: ImageWorld, registry: MemoryRegistry
+) -> None:
+    blob = registry.add(os.urandom(95_000), OCI_LAYER)
+    others = asyncio.Event()
+
+    async def first_is_late(blob: Descriptor, offset: int, sink: object) -> None:
+        if offset == 0:
+            await others.wait()
+        elif len(registry.fetched) == 6:  # as many as may be begun before the first is appended
+            others.set()
+
+    registry.hook = first_is_late
+    assert await in_parts(world).fetch(NS, registry, blob)
+    await asyncio.to_thread(world.stores.blobs.verify, blob.digest)
+
+
+async def test_a_part_that_breaks_off_is_continued(world: ImageWorld, registry: MemoryRegistry) -> None:
+    blob = registry.add(os.urandom(35_000), OCI_LAYER)
+    broken: list[int] = []
+
+    async def breaks(blob: Descriptor, offset: int, sink: Any) -> None:
+        if offset == 20_000 and not broken:
+            broken.append(offset)
+            await sink.write(registry.blobs[blob.digest][offset : offset + 3000])
+            raise UnavailableError("the host broke off the connection")
+
+    registry.hook = breaks
+    assert await in_parts(world).fetch(NS, registry, blob)
+    assert sorted(offset for _, offset in registry.fetched) == [0, 10_000, 20_000, 23_000, 30_000]
+    await asyncio.to_thread(world.stores.blobs.verify, blob.digest)
+
+
+async def test_a_host_without_parts_sends_all_of_it(world: ImageWorld, registry: MemoryRegistry) -> None:
+    registry.gives_parts = False
+    blob = registry.add(os.urandom(95_000), OCI_LAYER)
+    assert await in_parts(world).fetch(NS, registry, blob)
+    assert registry.fetched[-1] == (blob.digest, 0)
+    await asyncio.to_thread(world.stores.blobs.verify, blob.digest)
+
+
+async def test_what_is_here_is_not_asked_for_in_parts_either(
+    world: ImageWorld, registry: MemoryRegistry
+) -> None:
+    data = os.urandom(95_000)
+    blob = registry.add(data, OCI_LAYER)
+    ingest = await world.stores.content.open_ingest(NS, ref_key(blob), blob.size, blob.digest)
+    await ingest.write(data[:42_000])
+    await ingest.close()
+    assert await in_parts(world).fetch(NS, registry, blob)
+    assert min(offset for _, offset in registry.fetched) == 42_000
+    await asyncio.to_thread(world.stores.blobs.verify, blob.digest)

@@ -223,7 +223,10 @@ def _transfer(context: InitContext) -> Transferrer:
     )
     registries = HttpRegistryClient(hosts_dir=config.config_path)
     context.on_close(registries.close)
-    fetches = BlobFetches(content, FetchSettings(downloads=config.max_concurrent_downloads))
+    settings = FetchSettings(
+        downloads=config.max_concurrent_downloads, part_bytes=config.concurrent_layer_fetch_buffer
+    )
+    fetches = BlobFetches(content, settings)
     return LocalTransferrer(
         images,
         ArchiveImporter(content, images),
