@@ -49,6 +49,7 @@ async def test_why_dry_run_and_run(daemon: DaemonProcess, token: str, tmp_path: 
 
         why = await hyctl("why", IMAGE)
         assert why.stdout == f"images {IMAGE} is alive:\n  images {IMAGE} (an image)\n", why.stderr
+        assert (await hyctl("why", "busybox")).stdout == why.stdout
         shown = json.loads((await hyctl("why", layer[7:20], "--json")).stdout)
         assert (shown[0]["Name"], shown[0]["Alive"], shown[0]["Chain"][0]["Reason"]) == (
             layer,

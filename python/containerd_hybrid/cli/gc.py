@@ -6,14 +6,18 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from containerd_hybrid.cli.arguments import parser
 from containerd_hybrid.cli.main import Parser
 from containerd_hybrid.cli.session import Session
 from containerd_hybrid.cli.show import size, table
+from containerd_hybrid.client.client import AsyncClient
 from containerd_hybrid.client.garbage import Collected
+from containerd_hybrid.errors import InvalidReferenceError, NotFoundError
 from containerd_hybrid.metadata.api import CollectedNode, Finding
+from containerd_hybrid.model import Reference
 
 FAILURE = 1
 
@@ -45,7 +49,7 @@ def _why(arguments: Sequence[str], session: Session) -> int:
 
     async def run() -> int:
         async with session.client() as client:
-            findings = await client.garbage.why(chosen.name, chosen.type)
+            findings = await _findings(client, chosen.name, chosen.type)
         if chosen.format == "json":
             print(json.dumps([_finding(finding) for finding in findings], indent=4, ensure_ascii=False))
         else:
@@ -53,6 +57,16 @@ def _why(arguments: Sequence[str], session: Session) -> int:
         return 0
 
     return asyncio.run(run())
+
+
+async def _findings(client: AsyncClient, name: str, type: str) -> list[Finding]:
+    try:
+        return await client.garbage.why(name, type)
+    except NotFoundError:
+        # Images are called by what people write, too.
+        with suppress(InvalidReferenceError, NotFoundError):
+            return await client.garbage.why(str(Reference.parse(name)), type or "images")
+        raise
 
 
 async def _collect(session: Session, *, dry_run: bool, as_json: bool) -> int:

@@ -245,11 +245,13 @@ class SqliteEventLog:
         assert self._loop is not None
         try:
             self._file.write(batch)
-        except sqlite3.Error as error:
+        except Exception as error:
+            # Whatever it is: this thread must not end, for answers to calls wait for it.
             if not quiet:
                 logger.error(
                     "the event log cannot be written; events are kept in memory meanwhile",
-                    extra={"path": str(self._file.path), "error": str(error)},
+                    extra={"path": str(self._file.path), "error": str(error) or type(error).__name__},
+                    exc_info=not isinstance(error, sqlite3.Error),
                 )
             with self._lock:
                 self._pending[:0] = batch

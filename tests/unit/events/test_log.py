@@ -205,6 +205,24 @@ async def test_a_disk_that_takes_nothing_for_a_while_loses_nothing(
     assert await following(log, From(), 2) == [1, 2]
 
 
+async def test_whatever_goes_wrong_in_writing_nobody_waits_for_ever(
+    log: SqliteEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, broken = log._file.write, True
+
+    def fails(rows: object) -> None:
+        if broken:
+            raise MemoryError
+        write(rows)
+
+    monkeypatch.setattr(log._file, "write", fails)
+    log.append(envelope(1))
+    await log.settled()
+    broken = False
+    log.append(envelope(2))
+    assert await following(log, From(), 2) == [1, 2]
+
+
 async def test_events_that_had_to_be_given_up_are_told_of(
     log: SqliteEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
