@@ -43,6 +43,16 @@ class Pod:
         bundles.prepare()
         return ShimSandboxController(Runtimes(lambda: self.world.program), self.world.launcher, bundles)
 
+    async def restart(self) -> None:
+        """A daemon that is killed and started again: first its sandboxes, then the tasks in them."""
+        await self.controller.close()
+        await self.world.tasks.close()
+        self.world._wire()
+        self.controller = self._controller()
+        name = f"{self.scope.namespace}/"
+        assert (await self.controller.adopt()).adopted == (f"{name}pod",)
+        assert (await self.world.adoption.run()).adopted == (f"{name}c1",)
+
     def bundle(self, id: str) -> Path:
         return self.state / self.scope.namespace / id
 
@@ -176,3 +186,19 @@ async def test_what_is_mounted_in_the_bundle_of_a_dead_shim_is_unmounted(pod: Po
     assert report.cleaned == (f"{pod.scope.namespace}/pod",)
     assert not bundle.exists()
     assert str(bundle) not in Path("/proc/self/mountinfo").read_text()
+
+
+async def test_a_second_daemon_goes_on_with_a_sandbox_and_its_members(pod: Pod) -> None:
+    pause = await pod.start()
+    await pod.member("c1", pause, "sleep", "1000")
+    await pod.restart()
+    status = await pod.controller.status(pod.scope, "pod")
+    assert (status.state, status.pid) == ("SANDBOX_READY", pause)
+    assert await pod.run("c2", pause, "echo", "after") == "after\n"
+    await pod.world.tasks.kill(pod.scope, "c1", 9)
+    assert (await pod.world.tasks.wait(pod.scope, "c1")).status == 137
+    await pod.world.tasks.delete(pod.scope, "c1")
+    # The last of its containers has gone; the sandbox has not.
+    assert (await pod.controller.status(pod.scope, "pod")).state == "SANDBOX_READY"
+    await pod.controller.shutdown(pod.scope, "pod")
+    assert not Path(f"/proc/{pause}").exists()
