@@ -31,8 +31,8 @@ __all__ = [
     "Ingest",
     "MountInfo",
     "Pattern",
-    "WirePlan",
     "TlsSettings",
+    "WirePlan",
     "apply_layer",
     "create_subvolume",
     "delete_subvolume",
@@ -503,7 +503,7 @@ class Pattern:
 
     def __new__(cls, pattern: str) -> Pattern: ...
     def matches(self, text: str) -> bool:
-        """Whether it matches anywhere in the text. What is no Unicode text (a lone surrogate) has no match."""
+        """Whether it matches anywhere; what is no Unicode text (a lone surrogate) has no match."""
 
 @final
 class WirePlan:
