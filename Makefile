@@ -124,8 +124,10 @@ runtime-tools: ## opencontainers/runtime-tools' validation, built in SUITE=PATH,
 	@test -n "$(SUITE)" || { echo "name the built suite: make runtime-tools SUITE=PATH" >&2; exit 1; }
 	@scripts/runtime-tools "$(SUITE)" $(RUNTIME)
 
-fuzz: ## each fuzz target of rust/layer for FUZZ_SECONDS (needs cargo-fuzz)
+fuzz: ## each fuzz target of the crates for FUZZ_SECONDS (needs cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
-	cd rust/layer && for target in $$(cargo fuzz list); do \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	for crate in rust/*/fuzz; do \
+	  (cd $$crate/.. && for target in $$(cargo fuzz list); do \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	  done) || exit 1; \
 	done
