@@ -73,8 +73,8 @@ impl Criu {
             None => Err(Error::new(
                 Class::Unimplemented,
                 format!(
-                    "checkpoint and restore need the program {name}, which is not there: \
-                     install CRIU 3.0 or newer, or name it by --criu"
+                    "checkpoint and restore need CRIU: {name} not found; install criu 3.0 or newer, \
+                     or name it by --criu"
                 ),
             )),
         }
