@@ -130,8 +130,11 @@ def peak_memory(pid: int, *, reset: bool = False) -> float:
 
 @pytest.fixture(scope="session")
 def disk() -> Iterator[Path]:
-    """A fresh ext4 of its own: the machine's may be slow or full of leftovers."""
-    folder = Path(tempfile.mkdtemp(prefix="ch-bench-", dir="/tmp"))
+    """A fresh ext4 of its own: the machine's may be slow or full of leftovers.
+
+    Its file is in ``BENCH_FOLDER``; in one of memory (``/dev/shm``) syncs cost nothing on either side.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ch-bench-", dir=os.environ.get("BENCH_FOLDER", "/tmp")))
     image, mounted = folder / "disk", folder / "m"
     mounted.mkdir()
     with image.open("wb") as file:

@@ -170,6 +170,10 @@ def _serving(
     context: InitContext, config: GrpcConfig | TcpConfig, endpoint: UnixEndpoint | TcpEndpoint
 ) -> Server:
     """A gRPC server of the configured implementation, with every service."""
+    if config.implementation not in (NATIVE, GRPCIO):
+        raise InvalidConfigError(
+            f"implementation {config.implementation!r} of the gRPC server: it is {NATIVE!r} or {GRPCIO!r}"
+        )
     sizes = {"max_receive": config.max_recv_message_size, "max_send": config.max_send_message_size}
     services = wrapped(context, grpc_services(context))
     adaptor: FrontAdaptor | GrpcAdaptor
@@ -177,14 +181,10 @@ def _serving(
         from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
 
         adaptor = FrontAdaptor(services, endpoint, **sizes)
-    elif config.implementation == GRPCIO:
+    else:
         from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
 
         adaptor = GrpcAdaptor(services, endpoint, **sizes)
-    else:
-        raise InvalidConfigError(
-            f"implementation {config.implementation!r} of the gRPC server: it is {NATIVE!r} or {GRPCIO!r}"
-        )
     context.on_close(adaptor.close)
     return adaptor
 
