@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +28,14 @@ from containerd_hybrid.model.labels import MAX_SIZE
 from containerd_hybrid.model.manifest import ImageConfig
 from containerd_hybrid.mounts.api import Mounter
 from containerd_hybrid.proto.services.containers.v1 import containers_pb2
+from containerd_hybrid.proto.services.mounts.v1 import mounts_pb2
 from containerd_hybrid.proto.services.snapshots.v1 import snapshots_pb2
 from containerd_hybrid.proto.services.tasks.v1 import tasks_pb2
 from containerd_hybrid.proto.types import mount_pb2
 from containerd_hybrid.wire import mounts_from_wire
 
 _CONTAINERS = containers_pb2.DESCRIPTOR.services_by_name["Containers"]
+_MOUNTS = mounts_pb2.DESCRIPTOR.services_by_name["Mounts"]
 _SNAPSHOTS = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"]
 _TASKS = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
@@ -109,7 +112,7 @@ class AsyncContainers:
             async with self._calls.leased() as calls:
                 mounts = await self._prepare(calls, found, config, container_id, snapshotter)
                 try:
-                    user = await self._user(chosen.user or config.user, mounts)
+                    user = await self._user(calls, chosen.user or config.user, mounts)
                     spec = await _spec(container_id, calls.namespace, config, args, user, chosen)
                     record = containers_pb2.Container(
                         id=container_id,
@@ -189,12 +192,31 @@ class AsyncContainers:
             ) from None
         return answer.mounts
 
-    async def _user(self, user: str, mounts: Sequence[mount_pb2.Mount]) -> User:
+    async def _user(self, calls: Calls, user: str, mounts: Sequence[mount_pb2.Mount]) -> User:
         uid, _, gid = user.partition(":")
         if uid.isdecimal() and gid.isdecimal():
             return resolve_user(user, None)
-        async with self._mounter.temporary(mounts_from_wire(mounts), read_only=True) as root:
+        async with (
+            self._mountable(calls, mounts) as left,
+            self._mounter.temporary(mounts_from_wire(left), read_only=True) as root,
+        ):
             return await asyncio.to_thread(resolve_user, user, root)
+
+    @asynccontextmanager
+    async def _mountable(
+        self, calls: Calls, mounts: Sequence[mount_pb2.Mount]
+    ) -> AsyncIterator[Sequence[mount_pb2.Mount]]:
+        """What is left to be mounted after the daemon's part of it (``mkfs/…``, ``format/…``)."""
+        if not any("/" in mount.type for mount in mounts):
+            yield mounts
+            return
+        name = f"user-{secrets.token_hex(16)}"
+        request = mounts_pb2.ActivateRequest(name=name, mounts=mounts)
+        answer = await calls.unary(_MOUNTS, "Activate", request, mounts_pb2.ActivateResponse)
+        try:
+            yield answer.info.system
+        finally:
+            await calls.unary(_MOUNTS, "Deactivate", mounts_pb2.DeactivateRequest(name=name), Empty)
 
     async def _remove_snapshot(self, calls: Calls, snapshotter: str, key: str) -> None:
         request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
