@@ -1,7 +1,8 @@
 //! The runtime inside this process: the library `runtime`, without a program, a thread or a wait.
 //!
-//! What depends on somebody else may take any time: hooks, a seccomp agent, criu. Such containers are
-//! handled by the same runtime as a program, on the same state folder, like any other program's.
+//! What depends on somebody else may take any time: hooks, a seccomp agent, systemd, criu. Such
+//! containers are handled by the same runtime as a program, on the same state folder, like any other
+//! program's.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -53,8 +54,13 @@ impl Embedded {
             patience: Some(PATIENCE),
         };
         let mut program = CliRuntime::of_program(&program(), &root, bundle);
-        if clamp {
-            program.add_global("--restrict-oom-score-adj");
+        for (flag, wanted) in [
+            ("--restrict-oom-score-adj", clamp),
+            ("--systemd-cgroup", options.systemd_cgroup),
+        ] {
+            if wanted {
+                program.add_global(flag);
+            }
         }
         Self {
             runtime: ::runtime::Runtime::new(root.clone(), own),
@@ -75,6 +81,9 @@ impl Embedded {
     }
 
     fn needs_program(&self) -> bool {
+        if self.systemd_cgroup {
+            return true;
+        }
         if let Some(known) = self.needs_program.get() {
             return known;
         }
@@ -84,10 +93,26 @@ impl Embedded {
         needed
     }
 
-    fn create_here(&self, request: CreateRequest<'_>) -> Result<Started> {
-        if self.systemd_cgroup {
-            return Err(refusal(&Error::unimplemented("the option SystemdCgroup")));
+    /// After a call of this result nothing stays of a namespace without containers.
+    fn tidied<T: 'static>(&self, call: Call<T>, when: fn(&Result<T>) -> bool) -> Call<T> {
+        let root = self.root.clone();
+        let tidy = move |result: Result<T>| {
+            if when(&result) {
+                // It is in use if that fails.
+                let _ = std::fs::remove_dir(root);
+            }
+            result
+        };
+        match call {
+            Call::Ready(result) => Call::Ready(tidy(result)),
+            Call::Child { pid, finish } => Call::Child {
+                pid,
+                finish: Box::new(move |status| tidy(finish(status))),
+            },
         }
+    }
+
+    fn create_here(&self, request: CreateRequest<'_>) -> Result<Started> {
         let terminal = matches!(request.io, ProcessIo::Terminal);
         let started = self.runtime.create(::runtime::CreateRequest {
             id: request.id,
@@ -138,10 +163,11 @@ impl Embedded {
 
 impl Runtime for Embedded {
     fn create(&self, request: CreateRequest<'_>) -> Call<Started> {
-        if self.needs_program() {
-            return self.program.create(request);
-        }
-        Call::Ready(self.create_here(request))
+        let call = match self.needs_program() {
+            true => self.program.create(request),
+            false => Call::Ready(self.create_here(request)),
+        };
+        self.tidied(call, Result::is_err)
     }
 
     fn restore(&self, request: RestoreRequest<'_>) -> Call<Started> {
@@ -170,27 +196,11 @@ impl Runtime for Embedded {
     }
 
     fn delete(&self, id: &str, force: bool) -> Call<()> {
-        let root = self.root.clone();
-        // Of a namespace without containers nothing stays; it is in use if that fails.
-        let tidy = move || drop(std::fs::remove_dir(root));
         let call = match self.needs_program() {
             true => self.program.delete(id, force),
             false => ready(self.runtime.delete(id, force)),
         };
-        match call {
-            Call::Ready(result) => {
-                tidy();
-                Call::Ready(result)
-            }
-            Call::Child { pid, finish } => Call::Child {
-                pid,
-                finish: Box::new(move |status| {
-                    let result = finish(status);
-                    tidy();
-                    result
-                }),
-            },
-        }
+        self.tidied(call, |_| true)
     }
 
     fn pause(&self, id: &str) -> Call<()> {
@@ -202,6 +212,9 @@ impl Runtime for Embedded {
     }
 
     fn update(&self, id: &str, resources: &[u8]) -> Call<()> {
+        if self.systemd_cgroup {
+            return self.program.update(id, resources);
+        }
         match serde_json::from_slice::<Resources>(resources) {
             Ok(resources) => ready(self.runtime.update(id, &resources)),
             Err(e) => Call::Ready(Err(RuntimeError::new(format!("resources: {e}")))),
@@ -315,28 +328,6 @@ mod tests {
     fn a_terminal_has_to_be_asked_for_twice() {
         assert!(check_console(true, true).is_ok() && check_console(false, false).is_ok());
         assert!(check_console(true, false).is_err() && check_console(false, true).is_err());
-    }
-
-    #[test]
-    fn systemd_is_refused_by_name_and_with_a_way_out() {
-        let options = Options {
-            systemd_cgroup: true,
-            root: "/no/root".into(),
-            ..Options::default()
-        };
-        let runtime = Embedded::new(&options, "ns", Path::new("/no/bundle"));
-        let Call::Ready(Err(error)) = runtime.create(CreateRequest {
-            id: "box",
-            io: ProcessIo::Pipes(Streams::default()),
-            no_pivot_root: false,
-            no_new_keyring: false,
-        }) else {
-            panic!("it was not refused");
-        };
-        assert!(
-            error.mentions("SystemdCgroup") && error.mentions("BinaryName"),
-            "{error:?}"
-        );
     }
 
     #[test]
