@@ -150,6 +150,9 @@ class FakeSystemd:
         self.calls.append((member, arguments))
         job = ""
         if member == "StartTransientUnit":
+            if arguments[0] in self._units:
+                self._refuse(peer, serial, "UnitExists", f"Unit {arguments[0]} already exists.")
+                return
             job = self._start(arguments)
         elif member == "StopUnit":
             if arguments[0] not in self._units:

@@ -99,6 +99,17 @@ def test_a_unit_that_is_gone_already_is_no_reason_to_fail(walled: Cli, systemd: 
     assert names(walled.root) == []
 
 
+def test_a_unit_that_is_another_containers_is_left_alone(walled: Cli, systemd: FakeSystemd) -> None:
+    name = create(walled, in_slice(walled.token))
+    bundle = walled.bundle("true", change=in_slice(walled.token))
+    done = walled("--systemd-cgroup", "run", "--bundle", str(bundle), "other")
+    assert done.returncode == 1
+    assert "UnitExists" in done.stderr
+    assert systemd.named("StopUnit") == []
+    assert walled.state(name)["status"] == "created"
+    walled.ok("delete", "--force", name)
+
+
 def test_what_systemd_refuses_is_said(walled: Cli, systemd: FakeSystemd) -> None:
     systemd.result = "failed"
     bundle = walled.bundle("true", change=in_slice(walled.token))

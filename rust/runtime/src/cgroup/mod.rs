@@ -160,9 +160,14 @@ impl Cgroups {
     /// back has to be kept until the container's process is in them.
     pub fn make(&mut self, resources: Option<&Resources>) -> Result<Option<systemd::StandIn>> {
         let unified = self.is_unified();
-        let unit = self.unit.as_ref();
-        let stand_in = unit.map(|unit| systemd::start(unit, resources, unified));
-        let stand_in = stand_in.transpose()?;
+        let stand_in = match &mut self.unit {
+            Some(unit) => {
+                let stand_in = systemd::start(unit, resources, unified)?;
+                unit.made = true;
+                Some(stand_in)
+            }
+            None => None,
+        };
         let result = self.make_directories().and_then(|()| match resources {
             Some(resources) => self.write_limits(resources),
             None => Ok(()),
@@ -289,8 +294,15 @@ impl Cgroups {
     /// Removes what was made here. Its processes must be dead; the kernel may need a moment for them.
     pub fn remove(&self) -> Result<()> {
         let stopped = match &self.unit {
-            Some(unit) => systemd::stop(&unit.unit),
-            None => Ok(()),
+            Some(unit) if unit.made => match systemd::stop(&unit.unit) {
+                // Without systemd there is no unit.
+                Err(e) if e.class == Class::Unimplemented => {
+                    crate::log::warning(&e.message);
+                    Ok(())
+                }
+                other => other,
+            },
+            _ => Ok(()),
         };
         let end = Instant::now() + REMOVE_LIMIT;
         for (path, made) in self.directories() {

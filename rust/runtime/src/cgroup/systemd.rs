@@ -21,6 +21,8 @@ pub struct Place {
     pub unit: String,
     pub slice: String,
     pub path: String,
+    /// It was made here: what was there before is somebody else's.
+    pub made: bool,
 }
 
 pub fn place(path: &str, id: &str) -> Result<Place> {
@@ -55,6 +57,7 @@ pub fn place(path: &str, id: &str) -> Result<Place> {
         path: format!("{folder}/{unit}"),
         slice: slice.to_owned(),
         unit,
+        made: false,
     })
 }
 
@@ -143,21 +146,25 @@ pub fn start(place: &Place, resources: Option<&Resources>, unified: bool) -> Res
     let _ = systemd.call("ResetFailedUnit", Body::default().text(&place.unit));
     let answer = systemd.call("StartTransientUnit", body)?;
     let job = answer.first().map_or("", String::as_str);
-    match systemd.job_result(job)?.as_str() {
-        "done" => Ok(stand_in),
-        other => {
-            let _ = systemd.call("ResetFailedUnit", Body::default().text(&place.unit));
-            Err(Error::failed(format!(
-                "systemd: unit {} was not made: {other}",
-                place.unit
-            )))
+    let failed = match systemd.job_result(job) {
+        Ok(result) if result == "done" => return Ok(stand_in),
+        Ok(other) => {
+            let unit = &place.unit;
+            Error::failed(format!("systemd: unit {unit} was not made: {other}"))
         }
-    }
+        Err(e) => e,
+    };
+    // The first error counts, whatever becomes of the clean-up.
+    let _ = stop_by(&mut systemd, &place.unit);
+    Err(failed)
 }
 
 /// Ends the unit; one that is gone is fine.
 pub fn stop(unit: &str) -> Result<()> {
-    let mut systemd = Connection::open()?;
+    stop_by(&mut Connection::open()?, unit)
+}
+
+fn stop_by(systemd: &mut Connection, unit: &str) -> Result<()> {
     let gone = |e: &Error| e.message.contains("NoSuchUnit");
     match systemd.call("StopUnit", Body::default().text(unit).text("replace")) {
         Ok(answer) => {
