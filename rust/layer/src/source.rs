@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::growth::Growing;
 use crate::pipeline::{Item, Plan, check};
 
-const CHUNK: usize = 128 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// What reading found.
 pub(crate) struct Read {
