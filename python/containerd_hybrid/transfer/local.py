@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from containerd_hybrid.errors import UnimplementedError
 from containerd_hybrid.images.api import (
@@ -100,13 +100,15 @@ class LocalTransferrer:
         target: str,
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
     ) -> Image:
         async with protected(self._leases, scope) as held:
             image = await self._images.get(held, source)
             await self._unpack(held, image.target, unpack, progress or _nobody)
             if source == target:
                 return image
-            return await put_image(self._images, held, Image(target, image.target, image.labels))
+            return await put_image(self._images, held, Image(target, image.target, dict(labels or {})))
 
     async def pull(
         self,

@@ -82,9 +82,7 @@ class RegistryPull:
             await together([tree.fetch(root), self._unpack_all(held, root, unpack, tree, progress)])
             images = []
             for name, labels in _names(root, target):
-                image = Image(name, root, labels)
-                fields = ("target", "labels") if labels else ("target",)
-                images.append(await put_image(self._images, held, image, fields))
+                images.append(await put_image(self._images, held, Image(name, root, labels)))
                 tell(Progress("saved", name, descriptor=root))
             tell(Progress(f"Completed pull from {source}"))
             return images

@@ -36,7 +36,15 @@ from containerd_hybrid.model.manifest import (
     parse_image_config,
     parse_manifest_or_index,
 )
-from containerd_hybrid.snapshots.api import REBASE, REF_LABEL, Kind, Snapshotter, rebasable, staged
+from containerd_hybrid.snapshots.api import (
+    DIFF_ID_LABEL,
+    REBASE,
+    REF_LABEL,
+    Kind,
+    Snapshotter,
+    rebasable,
+    staged,
+)
 from containerd_hybrid.tracing.api import span
 from containerd_hybrid.unpack.api import Arrivals, UnpackedImage, UnpackProgress
 from containerd_hybrid.workers import in_turn, together
@@ -189,15 +197,13 @@ class LayerUnpacker:
                 # Inside, because who is cancelled while it is prepared has it all the same. A remote
                 # snapshotter answers AlreadyExistsError when it has the layer already.
                 parent = "" if blind else step.parent
-                mounts = await driver.prepare(job.scope, key, parent, {REF_LABEL: str(chain)})
+                mounts = await driver.prepare(job.scope, key, parent, step.labels)
                 if not staged(mounts):
                     step.tell("extracting")
                     await self._apply(step, rebasable(mounts) if blind else mounts, growing, blind)
             await step.whole()
             await step.below()
-            await driver.commit(
-                job.scope, str(chain), key, {REF_LABEL: str(chain)}, step.parent if blind else ""
-            )
+            await driver.commit(job.scope, str(chain), key, step.labels, step.parent if blind else "")
         except BaseException as error:
             await _remove_quietly(driver, job.scope, key)
             if isinstance(error, AlreadyExistsError) and await self._is_unpacked(job, chain):
@@ -258,6 +264,7 @@ class _Step:
         self.diff_id = job.diff_ids[index]
         self.chain = chain_id(job.diff_ids[: index + 1])
         self.parent = str(chain_id(job.diff_ids[:index])) if index else ""
+        self.labels = {REF_LABEL: str(self.chain), DIFF_ID_LABEL: str(self.diff_id)}
         self._below = job.done[index - 1] if index else None
         self._said = ""
 

@@ -227,13 +227,21 @@ async def test_an_archive_without_names_says_that_one_is_needed(world: ImageWorl
     assert await world.leftovers() == []
 
 
-async def test_a_name_moves_to_the_new_image_and_keeps_its_labels(world: ImageWorld) -> None:
+async def test_a_name_moves_to_the_new_image_and_has_its_labels_only(world: ImageWorld) -> None:
     await load(
         world, oci_layout([LAYER], "a:1").bytes(), ImportOptions("", BY_ARCHIVE.references, {"k": "v"})
     )
     images = await load(world, oci_layout([OTHER], "a:1").bytes())
-    assert dict(images["a:1"].labels) == {"k": "v"}
+    assert dict(images["a:1"].labels) == {}
     assert (await manifest_of(world, images["a:1"])).layers[0].size == len(gzip.compress(OTHER, 1, mtime=0))
+
+
+async def test_a_base_name_takes_only_the_names_that_begin_with_it(world: ImageWorld) -> None:
+    rules = (ReferenceRule("example.com/base", is_prefix=True, add_digest=True),)
+    layout = oci_layout([LAYER], "docker.io/library/a:1")
+    images = await load(world, layout.bytes(), ImportOptions("", rules))
+    assert len(images) == 2
+    assert all(name.startswith("example.com/base@sha256:") for name in images)
 
 
 # --- platforms

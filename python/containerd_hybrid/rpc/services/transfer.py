@@ -91,6 +91,7 @@ class TransferService:
                     target.name,
                     _unpack_targets(target),
                     progress,
+                    labels=dict(target.labels),
                 )
             case "OCIRegistry", "ImageStore":
                 await self._pull(
