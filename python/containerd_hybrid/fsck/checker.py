@@ -14,8 +14,7 @@ from containerd_hybrid.fsck.api import Problem, Summary
 from containerd_hybrid.fsck.layers import LayerChecker, Unpacked
 from containerd_hybrid.fsck.sources import BlobSources
 from containerd_hybrid.images.api import ImageStore
-from containerd_hybrid.metadata.api import Database, NamespaceStore
-from containerd_hybrid.metadata.locks import BlobLocks
+from containerd_hybrid.metadata.api import Database, DigestLocks, NamespaceStore
 from containerd_hybrid.model import Descriptor, Digest, Scope, chain_id
 from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
 from containerd_hybrid.model.manifest import Index, Manifest, parse_image_config, parse_manifest_or_index
@@ -34,7 +33,7 @@ class StoreChecker:
         namespaces: NamespaceStore,
         content: ContentStore,
         blobs: BlobStore,
-        locks: BlobLocks,
+        locks: DigestLocks,
         images: ImageStore,
         layers: LayerChecker,
         sources: BlobSources,

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from containerd_hybrid.model import Digest
 
 T = TypeVar("T")
 
@@ -59,6 +62,14 @@ class Namespace:
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class DigestLocks(Protocol):
+    """One lock a blob, between whoever relies on its bytes and whoever removes them."""
+
+    def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:
+        """Hold it for the block."""
+        ...
 
 
 class NamespaceStore(Protocol):
