@@ -98,6 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(_WRITTEN_AT_ONCE)
         self._peer = _peer_name(self._transport)
+        _keep_alive(self._transport)
         self._server.connections.add(self)
         if self._server.stopping:
             self._front.drain()
@@ -327,3 +328,10 @@ def _peer_name(transport: asyncio.Transport) -> str:
         return f"unix:pid:{struct.unpack('3i', credentials)[0]}"
     host, port = transport.get_extra_info("peername")[:2]
     return f"{host}:{port}"
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    """Let the kernel find out, in hours, that a peer of another machine is no more (Go's servers ping)."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.family != socket.AF_UNIX:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
