@@ -13,9 +13,13 @@ from tests.contract.snapshots.world import DRIVERS, World, open_world
 
 from containerd_hybrid.testing.daemon import DaemonProcess
 
-# Not all of it again for erofs in another way of writing, and for what another daemon's overlayfs does.
+# Names and records are the metadata store's, whatever the driver: a few drivers are enough for them. And what
+# another daemon's overlayfs makes of files has been seen.
+_FILES = {"test_file_systems", "test_leftovers", "test_rebase", "test_idmapped"}
 _ONLY = {
-    "erofs-block": {"test_file_systems", "test_rebase", "test_idmapped"},
+    "blockfile": _FILES,
+    "btrfs": _FILES,
+    "erofs-block": _FILES - {"test_leftovers"},
     "proxy": {"test_snapshotter", "test_leftovers", "test_rebase"},
 }
 
