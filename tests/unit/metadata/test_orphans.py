@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -44,17 +45,10 @@ def test_a_process_knows_itself_and_others_by_their_start() -> None:
         assert not has_ended(text)
 
 
-def test_a_child_that_was_waited_for_has_ended() -> None:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writing, this_process().encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    name = os.read(reading, 1000).decode()
-    os.close(reading)
-    os.close(writing)
-    assert has_ended(name)
+def test_a_program_that_was_waited_for_has_ended() -> None:
+    program = "from containerd_hybrid.leases.api import this_process; print(this_process())"
+    name = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert has_ended(name.strip())
 
 
 async def test_what_a_dead_pull_has_fetched_stays_for_an_hour(world: World) -> None:
