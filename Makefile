@@ -23,7 +23,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv system-packages dev proto native shim wheel sdist demo test lint fmt rust-test \
-	unit contract integration recovery bench shimtest moments runtime-tools fuzz clean
+	unit contract integration recovery bench shimtest moments runtime-tools fuzz clean \
+	like-containerd client-suite
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +110,13 @@ integration: ## pytest on tests/integration
 recovery: ## pytest on tests/recovery
 unit contract integration recovery: dev
 	$(PY) -m pytest tests/$@ $(PYTEST_ARGS)
+
+like-containerd: dev ## ctr's sub-commands and every call, here and on an installed containerd (CTR2=PATH: of 2.x)
+	COMPARE_CTR=1 $(PY) -m pytest tests/contract/wire tests/integration/test_ctr_like_containerd.py $(PYTEST_ARGS)
+
+client-suite: dev ## containerd's client suite (SUITE=FOLDER of a built client.test, SUITE_ARGS=...)
+	@test -x "$(SUITE)/client.test" || { echo "SUITE=FOLDER is needed, with a client.test in it" >&2; exit 1; }
+	VENV=$(VENV) scripts/client-suite "$(SUITE)" $(SUITE_ARGS)
 
 bench: dev ## benchmarks, beside an installed containerd
 	$(PY) -m pytest benches $(PYTEST_ARGS)

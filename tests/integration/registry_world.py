@@ -243,14 +243,15 @@ def _base64url(data: bytes) -> bytes:
 
 
 class RegistryProcess:
-    """Debian's docker-registry; ``tokens`` guards it."""
+    """Debian's docker-registry; ``tokens`` guards it. Without an authority it speaks plain HTTP."""
 
-    def __init__(self, folder: Path, authority: Authority, tokens: FakeTokenServer | None = None) -> None:
+    def __init__(
+        self, folder: Path, authority: Authority | None, tokens: FakeTokenServer | None = None
+    ) -> None:
         folder.mkdir()
         self.port = free_port()
         self.data = folder / "data"
         self._log = folder / "registry.log"
-        certificate, key = authority.server
         lines = [
             "version: 0.1",
             "log: { level: info, accesslog: { disabled: false } }",
@@ -260,9 +261,11 @@ class RegistryProcess:
             "http:",
             f"  addr: {HOST}:{self.port}",
             "  relativeurls: true",
-            f"  tls: {{ certificate: {certificate}, key: {key} }}",
         ]
-        if tokens is not None:
+        if authority is not None:
+            certificate, key = authority.server
+            lines += [f"  tls: {{ certificate: {certificate}, key: {key} }}"]
+        if authority is not None and tokens is not None:
             lines += [
                 "auth:",
                 "  token:",
