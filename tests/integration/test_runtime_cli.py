@@ -322,6 +322,9 @@ def test_exec(clis: tuple[Cli, Cli]) -> None:
             'exec failed: unable to start container process: exec: "nosuch": executable file not found'
             in (missing.stderr)
         )
+        lost = cli("exec", "--cwd", "/nosuch", name, "true")
+        assert lost.returncode != 0
+        assert "no such file or directory" in lost.stderr
         spec = cli.folder / "process.json"
         spec.write_text(json.dumps({"args": ["sleep", "900"], "cwd": "/", "user": {}, "env": ["PATH=/bin"]}))
         pid_file = cli.folder / "exec.pid"

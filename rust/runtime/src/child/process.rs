@@ -115,7 +115,7 @@ pub fn write_labels(plan: &Plan, files: Labels) -> Outcome<()> {
 pub fn become_program(plan: &Plan, vectors: &Vectors, maker: RawFd) -> Outcome<Failure> {
     let process = &plan.process;
     stdio(process)?;
-    let mut in_cwd = enter_cwd(process)?;
+    let mut in_cwd = enter_cwd(process, plan.rootfs.is_some())?;
     let seccomp = process.seccomp.as_ref();
     let sets = process.capabilities.unwrap_or(CapabilitySets::none());
     // A filter without no_new_privs needs CAP_SYS_ADMIN: kept until the filter is there, if the
@@ -261,11 +261,12 @@ fn stdio(process: &Process) -> Outcome<()> {
     Ok(())
 }
 
-/// Tries as root first; where root may not go (a network file system), the user tries again.
-fn enter_cwd(process: &Process) -> Outcome<bool> {
+/// Tries as root first; where root may not go (a network file system), the user tries again. A missing
+/// one is made for a container's first process, and an error for those that join it.
+fn enter_cwd(process: &Process, made_when_missing: bool) -> Outcome<bool> {
     match sys::chdir(&process.cwd) {
         Ok(()) => Ok(true),
-        Err(Errno(libc::ENOENT)) => {
+        Err(Errno(libc::ENOENT)) if made_when_missing => {
             let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Step::Cwd)?;
             let make = super::place::Make::Directory;
             super::place::make(root.as_raw_fd(), &process.cwd, make).at(Step::Cwd)?;
