@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["containerd_hybrid.testing.fixtures"]
 
 _LEAK_CHECKED = {"integration", "recovery"}
+
+
+def pytest_configure() -> None:
+    """A shell lets what runs in its background ignore these, and everything below would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -84,6 +84,10 @@ def test_hyctl_run_stays_attached(daemon: DaemonProcess, token: str, archive: Pa
         assert program.stdin is not None
         assert program.stdout is not None
         assert program.stdout.readline() == b"one\n"
+        # A container can be quicker than the answer that it was started, without which hyctl gives up:
+        # that has been sent when a later call has its own.
+        daemon.wait_for_log("containerd.services.tasks.v1.Tasks/Start")
+        subprocess.run([*command, "ps", "-q"], check=True, capture_output=True)
         daemon.restart(crash=True)
         program.stdin.write(b"two\n")
         program.stdin.close()

@@ -32,6 +32,8 @@ _RECONNECT_SECONDS = 1.0
 _RETRY_SECONDS = 0.1
 # What grpc.aio says when a write failed before the status arrived, which it then does not tell any more.
 _LOST_STATUS = "Internal error from Core"
+# ... and when the connection ends under an answer that has begun.
+_BROKEN = "Stream removed"
 _BidiCall: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
 
 
@@ -127,6 +129,8 @@ class GrpcTransport:
             mapped = UnavailableError("the daemon ended the call while it was written to")
         elif _was_not_sent(error):
             mapped = self._no_connection(details)
+        elif error.code() is grpc.StatusCode.UNKNOWN and details.startswith(_BROKEN):
+            mapped = UnavailableError(f"the connection to the daemon at {self._address} broke: {details}")
         raise mapped from None
 
     def _no_connection(self, details: str) -> HybridError:
