@@ -21,7 +21,7 @@ _PROTO = "containerd_hybrid.proto."
 # The services whose messages 1.x had as 2.x has them; of the others only the codes are compared with it.
 _ALIKE_SINCE_1 = {"Containers", "Content", "Images", "Leases", "Namespaces"}
 _HANGS_AFTER = 60.0
-_EVENTS_WITHIN = 10.0
+_EVENTS_WITHIN = 60.0
 _NO_TIME = -62135596800  # of Go: the first of January of the year 1
 # Holds what the calls make, so that the collectors find nothing to take in the midst of a script.
 LEASE = "held"

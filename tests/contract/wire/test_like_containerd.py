@@ -90,7 +90,12 @@ def test_every_answer_is_containerds(pair: DaemonPair, rootfs: Path, script: str
                 side.ask(Ask("Namespaces.Delete", {"name": name}), {})
             side.close()
     ours_told, theirs_told = (told(one, pair.major) for one in (ours_seen, theirs_seen))
-    lines = difflib.ndiff([str(one) for one in theirs_told], [str(one) for one in ours_told])
+    # Maps have no order.
+    spelled = (
+        [json.dumps(one, sort_keys=True, default=str) for one in told_of]
+        for told_of in (theirs_told, ours_told)
+    )
+    lines = difflib.ndiff(*spelled)
     different += [f"event {line}" for line in lines if line[0] in "+-"]
     if different:
         pytest.fail("\n".join(different), pytrace=False)
