@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -84,8 +84,10 @@ class FakeTransferrer:
         target: str,
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
     ) -> Image:
-        self.asked = [scope, source, target, list(unpack)]
+        self.asked = [scope, source, target, list(unpack), dict(labels or {})]
         return Image(target, TARGET)
 
 
@@ -259,12 +261,14 @@ async def test_a_tag_unpacks_what_it_is_asked_to() -> None:
     transferrer = FakeTransferrer()
     wire = Wire(transferrer)
     unpack = imagestore_pb2.UnpackConfiguration(platform={"os": "linux", "architecture": "amd64"})
-    await wire.transfer(STORE, imagestore_pb2.ImageStore(name="other:1", unpacks=[unpack]))
+    named = imagestore_pb2.ImageStore(name="other:1", unpacks=[unpack], labels={"a": "b"})
+    await wire.transfer(STORE, named)
     assert transferrer.asked == [
         Scope("ns"),
         "image:1",
         "other:1",
         [UnpackTarget(Platform("linux", "amd64"))],
+        {"a": "b"},
     ]
 
 
