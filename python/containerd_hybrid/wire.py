@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,6 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from containerd_hybrid.model import Descriptor, Digest, Mount, Platform
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.types import descriptor_pb2, mount_pb2, platform_pb2
+
+if TYPE_CHECKING:
+    from containerd_hybrid.proto.types import sandbox_pb2
+    from containerd_hybrid.sandbox.api import Sandbox
 
 
 def timestamp(unix_nanoseconds: int) -> Timestamp | None:
@@ -74,3 +79,24 @@ def platform_from_wire(message: platform_pb2.Platform) -> Platform:
     return Platform(
         message.os, message.architecture, message.variant, message.os_version, tuple(message.os_features)
     )
+
+
+def sandbox_to_wire(sandbox: Sandbox) -> sandbox_pb2.Sandbox:
+    # Of all who speak on a wire, few speak of sandboxes.
+    from containerd_hybrid.proto.types import sandbox_pb2
+
+    message = sandbox_pb2.Sandbox(
+        sandbox_id=sandbox.id,
+        runtime=sandbox_pb2.Sandbox.Runtime(
+            name=sandbox.runtime_name, options=any_to_wire(sandbox.runtime_options)
+        ),
+        spec=any_to_wire(sandbox.spec),
+        sandboxer=sandbox.sandboxer,
+        labels=dict(sandbox.labels),
+        created_at=timestamp(sandbox.created_at),
+        updated_at=timestamp(sandbox.updated_at),
+    )
+    for name, value in sandbox.extensions.items():
+        message.extensions[name].type_url = value.type_url
+        message.extensions[name].value = value.value
+    return message

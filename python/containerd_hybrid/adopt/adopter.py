@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from containerd_hybrid._native import hash_file
@@ -62,13 +63,9 @@ class ContainerdAdopter:
     ) -> AsyncIterator[Adopted]:
         scope = Scope(found.name)
         yield Adopted("namespace", found.name, found.name, await self._make_namespace(found, dry_run))
-        if dry_run:
-            async for adopted in self._objects(folder, found, scope, verify=verify, dry_run=True):
-                yield adopted
-            return
         # Nothing holds a blob before its image is here.
-        async with protected(self._leases, scope) as leased:
-            async for adopted in self._objects(folder, found, leased, verify=verify, dry_run=False):
+        async with nullcontext(scope) if dry_run else protected(self._leases, scope) as held:
+            async for adopted in self._objects(folder, found, held, verify=verify, dry_run=dry_run):
                 yield adopted
 
     async def _objects(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -66,6 +66,18 @@ class Calls:
         return self.transport.server_stream(
             service.full_name, method, request, response, metadata=self._metadata
         )
+
+    @asynccontextmanager
+    async def streaming(
+        self, service: ServiceDescriptor, method: str, request: Message, response: type[M]
+    ) -> AsyncIterator[AsyncIterator[M]]:
+        """The messages of :meth:`server_stream`; the call ends with the block, whoever leaves it how."""
+        messages = self.server_stream(service, method, request, response)
+        try:
+            yield messages
+        finally:
+            if isinstance(messages, AsyncGenerator):
+                await messages.aclose()
 
     def bidi_stream(
         self, service: ServiceDescriptor, method: str, requests: AsyncIterator[Message], response: type[M]

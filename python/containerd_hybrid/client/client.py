@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -62,13 +62,9 @@ class AsyncClient:
         Only that for which one of the ``filters`` holds, such as ``topic~="^/tasks/"``, if there are any.
         """
         request = events_pb2.SubscribeRequest(filters=in_namespace(self.namespace, filters))
-        messages = self._calls.server_stream(_EVENTS, "Subscribe", request, event_pb2.Envelope)
-        try:
+        async with self._calls.streaming(_EVENTS, "Subscribe", request, event_pb2.Envelope) as messages:
             async for envelope in messages:
                 yield event_from_wire(envelope)
-        finally:
-            if isinstance(messages, AsyncGenerator):
-                await messages.aclose()
 
     async def replay(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from containerd_hybrid.adopt.api import Adopted, Outcome
@@ -146,13 +146,9 @@ class AsyncDaemon:
             DataLossError: its metadata file is damaged.
         """
         request = adopt_pb2.AdoptRequest(folder=folder, namespaces=namespaces, verify=verify, dry_run=dry_run)
-        answers = self._calls.server_stream(_ADOPTION, "Adopt", request, adopt_pb2.AdoptResponse)
-        try:
+        async with self._calls.streaming(_ADOPTION, "Adopt", request, adopt_pb2.AdoptResponse) as answers:
             async for one in answers:
                 yield Adopted(one.kind, one.namespace, one.name, Outcome(one.outcome), one.size)
-        finally:
-            if isinstance(answers, AsyncGenerator):
-                await answers.aclose()
 
     async def check(
         self, *, repair: bool = False, namespaces: Sequence[str] = ()
@@ -166,8 +162,7 @@ class AsyncDaemon:
             NotFoundError: there is no such namespace.
         """
         request = fsck_pb2.CheckRequest(repair=repair, namespaces=namespaces)
-        answers = self._calls.server_stream(_INTEGRITY, "Check", request, fsck_pb2.CheckResponse)
-        try:
+        async with self._calls.streaming(_INTEGRITY, "Check", request, fsck_pb2.CheckResponse) as answers:
             async for answer in answers:
                 if answer.HasField("problem"):
                     one = answer.problem
@@ -175,9 +170,6 @@ class AsyncDaemon:
                 else:
                     end = answer.summary
                     yield Summary(end.blobs, end.bytes, end.layers, end.passed_over)
-        finally:
-            if isinstance(answers, AsyncGenerator):
-                await answers.aclose()
 
     async def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.

@@ -24,28 +24,25 @@ async def replayed(calls: Calls, start: pb.ReplayRequest) -> AsyncGenerator[Even
     give_up: float | None = None  # None: it is there, or was never
     was_connected = False
     while True:
-        answers = calls.server_stream(_EVENT_LOG, "Replay", request, pb.ReplayResponse)
         try:
-            async for answer in answers:
-                was_connected, give_up = True, None
-                match answer.WhichOneof("what"):
-                    case "log":
-                        # The next daemon may have another one, and must not be asked for numbers of this.
-                        request.id = answer.log.id
-                    case "event":
-                        request.after = answer.event.sequence
-                        yield event_from_wire(answer.event.envelope, answer.event.sequence)
-                    case "caught_up" if answer.caught_up:
-                        # From here on by number also when it began by time: clocks are set.
-                        request.after = answer.caught_up
+            async with calls.streaming(_EVENT_LOG, "Replay", request, pb.ReplayResponse) as answers:
+                async for answer in answers:
+                    was_connected, give_up = True, None
+                    match answer.WhichOneof("what"):
+                        case "log":
+                            # The next daemon may have another one, and must not be asked for numbers of this.
+                            request.id = answer.log.id
+                        case "event":
+                            request.after = answer.event.sequence
+                            yield event_from_wire(answer.event.envelope, answer.event.sequence)
+                        case "caught_up" if answer.caught_up:
+                            # From here on by number also when it began by time: clocks are set.
+                            request.after = answer.caught_up
             if not request.follow:
                 return
         except UnavailableError:
             if not (request.follow and was_connected) or (give_up is not None and loop.time() > give_up):
                 raise
-        finally:
-            if isinstance(answers, AsyncGenerator):
-                await answers.aclose()
         # From the first failure on.
         give_up = give_up if give_up is not None else loop.time() + _RESTART_SECONDS
         await asyncio.sleep(_RETRY_SECONDS)

@@ -149,7 +149,7 @@ class LocalBlobStore:
                     raise
                 self._copy(source, target)
             if self._sync:
-                _sync_folder(target.parent)
+                _sync(target.parent)
         except OSError as error:
             raise error_for_os(error, f"link {source} as content {digest}") from error
         return self.stat(digest)
@@ -162,7 +162,7 @@ class LocalBlobStore:
             part = folder / "data"
             shutil.copyfile(source, part, follow_symlinks=False)
             if self._sync:
-                _sync_file(part)
+                _sync(part)
             part.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -280,7 +280,7 @@ class LocalBlobStore:
         else:
             (folder / "data").rename(target)
             if self._sync:
-                _sync_folder(target.parent)
+                _sync(target.parent)
         shutil.rmtree(folder, ignore_errors=True)
         return blob
 
@@ -289,7 +289,7 @@ class LocalBlobStore:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self._sync:
-            _sync_folder(folder.parent)
+            _sync(folder.parent)
 
     def _lock(self, name: str, key: str) -> None:
         with self._guard:
@@ -327,16 +327,9 @@ def _begin(folder: Path, fd: int, key: str, total: int) -> IngestRecord:
     return record
 
 
-def _sync_file(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from containerd_hybrid.content.api import BlobStore, ContentInfo, ContentStore, read_document
 from containerd_hybrid.errors import DataLossError, HybridError, NotFoundError
@@ -18,10 +18,21 @@ from containerd_hybrid.metadata.api import Database, DigestLocks, NamespaceStore
 from containerd_hybrid.model import Descriptor, Digest, Scope, chain_id
 from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
 from containerd_hybrid.model.manifest import Index, Manifest, parse_image_config, parse_manifest_or_index
-from containerd_hybrid.snapshots.api import Kind, Snapshotter
+from containerd_hybrid.snapshots.api import is_committed
 
 # Deeper than any honest image; a bound for what is made to hurt.
 _MAX_DEPTH = 8
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a check has looked at so far; ``sound`` blobs are read once, whatever namespaces have them."""
+
+    blobs: int = 0
+    bytes: int = 0
+    layers: int = 0
+    passed_over: int = 0
+    sound: dict[Digest, int] = field(default_factory=dict)
 
 
 class StoreChecker:
@@ -52,31 +63,30 @@ class StoreChecker:
     ) -> AsyncIterator[Problem | Summary]:
         for line in await self._database.check():
             yield Problem("database", "", "meta.db", line, remedy="restore it, or remove it and pull anew")
-        summary = Summary()
+        tally = _Tally()
         known = [one.name for one in await self._namespaces.list()]
         for name in namespaces:
             if name not in known:
                 raise NotFoundError(f"namespace {name}: not found")
         for name in namespaces or known:
-            async for found in self._namespace(Scope(name), repair):
-                if isinstance(found, Problem):
-                    yield found
-                else:
-                    summary = _sum(summary, found)
-        yield summary
+            async for problem in self._namespace(Scope(name), tally, repair):
+                yield problem
+        yield Summary(tally.blobs, tally.bytes, tally.layers, tally.passed_over)
 
-    async def _namespace(self, scope: Scope, repair: bool) -> AsyncIterator[Problem | Summary]:
+    async def _namespace(self, scope: Scope, tally: _Tally, repair: bool) -> AsyncIterator[Problem]:
         types: dict[Digest, Descriptor] = {}
         users: dict[Digest, list[str]] = defaultdict(list)
         for image in await self._images.list(scope):
-            for digest, blob in (await self._tree(scope, image.target)).items():
-                types[digest] = blob
-                users[digest].append(image.name)
+            async for blob, _ in self._tree(scope, image.target):
+                types[blob.digest] = blob
+                users[blob.digest].append(image.name)
         broken: set[Digest] = set()
         async for info in self._content.walk(scope):
-            yield Summary(blobs=1, bytes=info.size)
-            problem = await self._blob(scope, info)
+            tally.blobs += 1
+            tally.bytes += info.size
+            problem = await self._blob(scope, info, tally.sound)
             if problem is not None and repair:
+                tally.sound.pop(info.digest, None)  # its bytes are about to be others
                 blob = types.get(info.digest) or Descriptor("", info.digest, info.size)
                 problem = await self._fetch_again(scope, info, blob, users[info.digest], problem)
             if problem is not None:
@@ -85,19 +95,24 @@ class StoreChecker:
                 yield problem
         for unpacked in await self._unpacked(scope):
             if unpacked.layer.digest in broken:
-                yield Summary(passed_over=1)
+                tally.passed_over += 1
                 continue
             result = await self._layers.check(scope, unpacked, repair=repair)
-            yield Summary(passed_over=1) if result is None else Summary(layers=1)
+            if result is None:
+                tally.passed_over += 1
+                continue
+            tally.layers += 1
             if isinstance(result, Problem):
                 yield result
 
     # --- blobs
 
-    async def _blob(self, scope: Scope, info: ContentInfo) -> Problem | None:
+    async def _blob(self, scope: Scope, info: ContentInfo, sound: dict[Digest, int]) -> Problem | None:
+        """``sound`` has the sizes of those that were read before: namespaces share their bytes."""
         problem = Problem("content", scope.namespace, str(info.digest), "")
         try:
-            stat = await asyncio.to_thread(self._blobs.verify, info.digest)
+            if info.digest not in sound:
+                sound[info.digest] = (await asyncio.to_thread(self._blobs.verify, info.digest)).size
         except NotFoundError:
             # Removed since it was listed?
             if await self._has(scope, info.digest):
@@ -105,8 +120,9 @@ class StoreChecker:
             return None
         except DataLossError as error:
             return replace(problem, what=error.message)
-        if stat.size != info.size:
-            return replace(problem, what=f"the record says {info.size} bytes, the blob has {stat.size}")
+        size = sound[info.digest]
+        if size != info.size:
+            return replace(problem, what=f"the record says {info.size} bytes, the blob has {size}")
         return None
 
     async def _fetch_again(
@@ -131,21 +147,23 @@ class StoreChecker:
 
     # --- images
 
-    async def _tree(self, scope: Scope, root: Descriptor) -> dict[Digest, Descriptor]:
-        """The blobs below an image's target, as far as what names them can be read."""
-        found = {root.digest: root}
+    async def _tree(
+        self, scope: Scope, root: Descriptor
+    ) -> AsyncIterator[tuple[Descriptor, Manifest | Index | None]]:
+        """The blobs below an image's target, once each, as far as what names them can be read."""
+        seen = {root.digest}
         level = [root]
-        for _ in range(_MAX_DEPTH):
+        for _ in range(_MAX_DEPTH + 1):
             below: list[Descriptor] = []
             for blob in level:
                 document = await self._document(scope, blob)
+                yield blob, document
                 if isinstance(document, Index):
                     below += document.manifests
                 elif document is not None:
                     below += (document.config, *document.layers)
-            level = [blob for blob in below if blob.digest not in found]
-            found |= {blob.digest: blob for blob in level}
-        return found
+            level = list({blob.digest: blob for blob in below if blob.digest not in seen}.values())
+            seen |= {blob.digest for blob in level}
 
     async def _document(self, scope: Scope, blob: Descriptor) -> Manifest | Index | None:
         if not (is_index(blob.media_type) or is_manifest(blob.media_type)):
@@ -162,8 +180,7 @@ class StoreChecker:
         """The layers of all images that are unpacked, each once a snapshotter, lowest first."""
         found: dict[tuple[str, Digest], Unpacked] = {}
         for image in await self._images.list(scope):
-            for blob in (await self._tree(scope, image.target)).values():
-                document = await self._document(scope, blob)
+            async for _, document in self._tree(scope, image.target):
                 if not isinstance(document, Manifest):
                     continue
                 layers = [layer for layer in document.layers if is_layer(layer.media_type)]
@@ -177,26 +194,10 @@ class StoreChecker:
                     parent = ""
                     for index, layer in enumerate(layers):
                         chain = chain_id(config.diff_ids[: index + 1])
-                        if await _is_committed(snapshotter, scope, str(chain)):
+                        if await is_committed(snapshotter, scope, str(chain)):
                             found.setdefault(
                                 (name, chain),
                                 Unpacked(name, str(chain), parent, layer, config.diff_ids[index]),
                             )
                         parent = str(chain)
         return list(found.values())
-
-
-async def _is_committed(snapshotter: Snapshotter, scope: Scope, key: str) -> bool:
-    try:
-        return (await snapshotter.stat(scope, key)).kind is Kind.COMMITTED
-    except NotFoundError:
-        return False
-
-
-def _sum(one: Summary, other: Summary) -> Summary:
-    return Summary(
-        one.blobs + other.blobs,
-        one.bytes + other.bytes,
-        one.layers + other.layers,
-        one.passed_over + other.passed_over,
-    )

@@ -49,11 +49,11 @@ class LayerChecker:
         snapshotter = self.snapshotters[unpacked.snapshotter]
         key, view = (f"fsck-{secrets.token_hex(8)} {unpacked.chain}{end}" for end in ("", "-view"))
         try:
-            doubtful = _top_folder(await snapshotter.view(scope, view, unpacked.chain))
+            doubtful = _folder(await snapshotter.view(scope, view, unpacked.chain), "lowerdir")
             if doubtful is None:
                 return None
             mounts = await snapshotter.prepare(scope, key, unpacked.parent)
-            fresh = _written_folder(mounts)
+            fresh = _folder(mounts, "upperdir")
             if fresh is None:
                 return None
             applied = await self._applier.apply(scope, unpacked.layer, mounts, sync=repair)
@@ -83,30 +83,21 @@ class LayerChecker:
         return replace(problem, repaired=True)
 
 
-def _top_folder(mounts: Sequence[Mount]) -> Path | None:
-    """The folder of the topmost snapshot that a view shows."""
+def _folder(mounts: Sequence[Mount], option: str) -> Path | None:
+    """The folder of a snapshot's own; of overlays the first that ``option`` names. None: it has none.
+
+    ``lowerdir`` begins with the topmost snapshot of a view, ``upperdir`` is what an active one is written to.
+    """
     if len(mounts) != 1:
         return None
-    if mounts[0].type == "bind":
-        return Path(mounts[0].source)
-    return _option(mounts[0], "lowerdir")
-
-
-def _written_folder(mounts: Sequence[Mount]) -> Path | None:
-    """The folder that is written through the mounts of an active snapshot."""
-    if len(mounts) != 1:
-        return None
-    if mounts[0].type == "bind":
-        return Path(mounts[0].source)
-    return _option(mounts[0], "upperdir")
-
-
-def _option(mount: Mount, name: str) -> Path | None:
+    (mount,) = mounts
+    if mount.type == "bind":
+        return Path(mount.source)
     if mount.type != "overlay":
         return None
-    for option in mount.options:
-        key, _, value = option.partition("=")
-        if key == name and value:
+    for given in mount.options:
+        key, _, value = given.partition("=")
+        if key == option and value:
             return Path(value.split(":")[0])
     return None
 
@@ -115,10 +106,10 @@ def _user_of(folder: Path) -> str:
     """A mount point that shows the folder; empty when there is none."""
     for mount in _native.mountinfo():
         folders = [
-            folder_
+            shown
             for option in mount.super_options.split(",")
             if option.startswith(("lowerdir=", "lowerdir+=", "upperdir="))
-            for folder_ in option.partition("=")[2].split(":")
+            for shown in option.partition("=")[2].split(":")
         ]
         if str(folder) in folders or (mount.root != "/" and str(folder).endswith(mount.root)):
             return mount.mount_point

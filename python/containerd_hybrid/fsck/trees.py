@@ -19,7 +19,7 @@ _RENAME_EXCHANGE = 2
 
 def differences(right: Path, doubtful: Path, most: int = 5) -> list[str]:
     """What is wrong in ``doubtful``, a line for each path, ``most`` of them."""
-    return list(islice(_below(right, doubtful, Path(), 0), most))
+    return list(islice(_below(right, doubtful, Path()), most))
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -34,7 +34,7 @@ def exchange(one: Path, other: Path) -> None:
         raise error_for_os(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())), f"replace {other}")
 
 
-def _below(right: Path, doubtful: Path, path: Path, depth: int) -> Iterator[str]:
+def _below(right: Path, doubtful: Path, path: Path) -> Iterator[str]:
     try:
         theirs = {entry.name: entry for entry in os.scandir(doubtful / path)}
     except OSError as error:
@@ -49,7 +49,7 @@ def _below(right: Path, doubtful: Path, path: Path, depth: int) -> Iterator[str]
         if wrong:
             yield f"{here}: {wrong}"
         elif entry.is_dir(follow_symlinks=False):
-            yield from _below(right, doubtful, here, depth + 1)
+            yield from _below(right, doubtful, here)
     for name in sorted(theirs):
         yield f"{path / name} is not of the layer"
 

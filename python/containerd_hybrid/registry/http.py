@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from containerd_hybrid._native import HttpBody
+from containerd_hybrid.errors import ResourceExhaustedError
 
 UploadBody: TypeAlias = Callable[[], AsyncIterator[bytes]]
 """Begins the body anew; a redirect or a new token sends it once more."""
@@ -93,6 +94,19 @@ class Response(Protocol):
     def close(self) -> None:
         """Give up the connection, or give it back when the body was read."""
         ...
+
+
+async def read_whole(response: Response, request: Request, limit: int) -> bytes:
+    """What :meth:`Response.read` does, for whatever gives chunks."""
+    data = bytearray()
+    while chunk := await response.chunk():
+        data += chunk
+        if len(data) > limit:
+            response.close()
+            raise ResourceExhaustedError(
+                f"{request.shown}: the answer is longer than the {limit} bytes that are read"
+            )
+    return bytes(data)
 
 
 def shown_url(url: str) -> str:

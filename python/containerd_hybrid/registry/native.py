@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from containerd_hybrid._native import CancelToken, HttpBody, HttpClient, TlsSettings
-from containerd_hybrid.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
+from containerd_hybrid.errors import FailedPreconditionError, UnavailableError
 from containerd_hybrid.registry import endpoint
-from containerd_hybrid.registry.http import Request
+from containerd_hybrid.registry.http import Request, read_whole
 from containerd_hybrid.registry.proxies import proxy_for
 from containerd_hybrid.registry.tls import Signature, signature_of
 from containerd_hybrid.workers import in_own_thread
@@ -135,15 +135,7 @@ class NativeResponse:
         self._unread = data
 
     async def read(self, limit: int) -> bytes:
-        data = bytearray()
-        while chunk := await self.chunk():
-            data += chunk
-            if len(data) > limit:
-                self.close()
-                raise ResourceExhaustedError(
-                    f"{self._request.shown}: the answer is longer than the {limit} bytes that are read"
-                )
-        return bytes(data)
+        return await read_whole(self, self._request, limit)
 
     def close(self) -> None:
         self._body.close()

@@ -19,12 +19,11 @@ from containerd_hybrid.errors import (
     FailedPreconditionError,
     HybridError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnavailableError,
     UnknownError,
 )
 from containerd_hybrid.registry.endpoint import Endpoint, split_port
-from containerd_hybrid.registry.http import Request, Response, origin, shown_url
+from containerd_hybrid.registry.http import Request, Response, origin, read_whole, shown_url
 from containerd_hybrid.registry.native import NativeTransport
 from containerd_hybrid.registry.proxies import proxy_for
 from containerd_hybrid.registry.tls import TlsContexts
@@ -228,15 +227,7 @@ class _Response:
         self._window = (now, self._received)
 
     async def read(self, limit: int) -> bytes:
-        data = bytearray()
-        while chunk := await self.chunk():
-            data += chunk
-            if len(data) > limit:
-                self.close()
-                raise ResourceExhaustedError(
-                    f"{self._request.shown}: the answer is longer than the {limit} bytes that are read"
-                )
-        return bytes(data)
+        return await read_whole(self, self._request, limit)
 
     def close(self) -> None:
         # Gives an exhausted connection back to the pool, and ends one that still has bytes to come.

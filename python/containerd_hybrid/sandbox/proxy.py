@@ -12,7 +12,6 @@ from containerd_hybrid.client.api import Transport
 from containerd_hybrid.model import Platform, Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.services.sandbox.v1 import sandbox_pb2 as pb
-from containerd_hybrid.proto.types import sandbox_pb2
 from containerd_hybrid.sandbox.api import (
     CreateSandbox,
     Sandbox,
@@ -21,7 +20,13 @@ from containerd_hybrid.sandbox.api import (
     SandboxStatus,
 )
 from containerd_hybrid.tasks.api import Metric
-from containerd_hybrid.wire import any_from_wire, any_to_wire, mount_to_wire, platform_from_wire, timestamp
+from containerd_hybrid.wire import (
+    any_from_wire,
+    any_to_wire,
+    mount_to_wire,
+    platform_from_wire,
+    sandbox_to_wire,
+)
 
 _SERVICE = "containerd.services.sandbox.v1.Controller"
 
@@ -45,7 +50,7 @@ class ProxySandboxController:
             options=any_to_wire(request.options),
             netns_path=request.netns_path,
             annotations=dict(request.annotations),
-            sandbox=_to_wire(sandbox),
+            sandbox=sandbox_to_wire(sandbox),
             sandboxer=self._sandboxer,
         )
         await self._call(scope, "Create", message, pb.ControllerCreateResponse)
@@ -104,31 +109,16 @@ class ProxySandboxController:
 
     async def update(self, scope: Scope, sandbox: Sandbox, fieldpaths: Sequence[str] = ()) -> None:
         request = pb.ControllerUpdateRequest(
-            sandbox_id=sandbox.id, sandboxer=self._sandboxer, sandbox=_to_wire(sandbox), fields=fieldpaths
+            sandbox_id=sandbox.id,
+            sandboxer=self._sandboxer,
+            sandbox=sandbox_to_wire(sandbox),
+            fields=fieldpaths,
         )
         await self._call(scope, "Update", request, pb.ControllerUpdateResponse)
 
     async def _call(self, scope: Scope, method: str, request: Message, response: type[M]) -> M:
         metadata = {"containerd-namespace": scope.namespace}
         return await self._transport.unary(_SERVICE, method, request, response, metadata=metadata)
-
-
-def _to_wire(sandbox: Sandbox) -> sandbox_pb2.Sandbox:
-    message = sandbox_pb2.Sandbox(
-        sandbox_id=sandbox.id,
-        runtime=sandbox_pb2.Sandbox.Runtime(
-            name=sandbox.runtime_name, options=any_to_wire(sandbox.runtime_options)
-        ),
-        spec=any_to_wire(sandbox.spec),
-        sandboxer=sandbox.sandboxer,
-        labels=dict(sandbox.labels),
-        created_at=timestamp(sandbox.created_at),
-        updated_at=timestamp(sandbox.updated_at),
-    )
-    for name, value in sandbox.extensions.items():
-        message.extensions[name].type_url = value.type_url
-        message.extensions[name].value = value.value
-    return message
 
 
 def _nanoseconds(message: Timestamp) -> int:

@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.model import Mount, Scope
 
 REBASE = "rebase"
@@ -119,6 +120,14 @@ class Snapshotter(Protocol):
     async def cleanup(self) -> None:
         """Remove what no record knows: folders of removed or half-made snapshots."""
         ...
+
+
+async def is_committed(snapshotter: Snapshotter, scope: Scope, key: str) -> bool:
+    """Whether there is a committed snapshot of that name."""
+    try:
+        return (await snapshotter.stat(scope, key)).kind is Kind.COMMITTED
+    except NotFoundError:
+        return False
 
 
 def rebasable(mounts: Sequence[Mount]) -> list[Mount]:

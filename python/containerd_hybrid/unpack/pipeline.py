@@ -40,8 +40,8 @@ from containerd_hybrid.snapshots.api import (
     DIFF_ID_LABEL,
     REBASE,
     REF_LABEL,
-    Kind,
     Snapshotter,
+    is_committed,
     rebasable,
     staged,
 )
@@ -225,11 +225,7 @@ class LayerUnpacker:
             )
 
     async def _is_unpacked(self, job: _Job, chain: Digest) -> bool:
-        try:
-            info = await job.driver.stat(job.scope, str(chain))
-        except NotFoundError:
-            return False
-        return info.kind is Kind.COMMITTED
+        return await is_committed(job.driver, job.scope, str(chain))
 
 
 class _ExistsError(Exception):

@@ -68,17 +68,22 @@ def _gc_service(context: InitContext) -> Served:
     return Served((service_from(service.descriptor, service),))
 
 
+def _hosts_dir(context: InitContext) -> str:
+    """Where pulls find their hosts."""
+    setting = context.catalog.explainer.setting("plugins", f"{PluginType.TRANSFER}.local", "config_path")
+    return str(setting or "")
+
+
 def _system_service(context: InitContext) -> Served:
     from containerd_hybrid.app.system import HostInformer
     from containerd_hybrid.registry.explain import HostsExplainer
     from containerd_hybrid.rpc.describe import service_from
     from containerd_hybrid.rpc.services.system import SystemService
 
-    hosts_dir = context.catalog.explainer.setting("plugins", f"{PluginType.TRANSFER}.local", "config_path")
     service = SystemService(
         context.catalog,
         HostInformer(context.root.parent, context.state.parent),
-        HostsExplainer(str(hosts_dir or "")),
+        HostsExplainer(_hosts_dir(context)),
     )
     return Served((service_from(service.descriptor, service),))
 
@@ -152,8 +157,7 @@ async def _fsck_service(context: InitContext) -> Served:
     from containerd_hybrid.transfer.fetch import BlobFetches
 
     metadata = context.get(PluginType.METADATA, Metadata)
-    hosts_dir = context.catalog.explainer.setting("plugins", f"{PluginType.TRANSFER}.local", "config_path")
-    registries = HttpRegistryClient(hosts_dir=str(hosts_dir or ""))
+    registries = HttpRegistryClient(hosts_dir=_hosts_dir(context))
     context.on_close(registries.close)
     checker = StoreChecker(
         metadata.database,

@@ -150,7 +150,7 @@ async def _metadata(context: InitContext) -> Metadata:
         raise InvalidConfigError(
             f"unknown content_sharing_policy {config.content_sharing_policy!r}: use 'shared' or 'isolated'"
         )
-    _refuse_a_root_of_containerd(context.root.parent)
+    await in_thread(_refuse_a_root_of_containerd, context.root.parent)
     blobs = context.get(PluginType.CONTENT, BlobStore)
     events = context.get(PluginType.EVENT, EventExchange)
     folder = context.root.with_name(_METADATA_FOLDER)

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from containerd_hybrid.errors import CODES
 from containerd_hybrid.rpc.api import NAMESPACE_HEADER, TTRPC_NAMESPACE_HEADER, CallContext, Method
 from containerd_hybrid.rpc.interceptors.around import around
 from containerd_hybrid.rpc.interceptors.logging import code_of
 from containerd_hybrid.tracing.api import Kind, Span, TraceContext, Tracer, inside
 
 # gRPC's numbers of its codes, as OpenTelemetry's conventions want them.
-_CODES = {
-    name: number
-    for number, name in enumerate(
-        (
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}
+_CODES = {name: number for number, name in enumerate(CODES)}
 
 
 class TracingInterceptor:

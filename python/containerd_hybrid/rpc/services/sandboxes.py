@@ -14,7 +14,14 @@ from containerd_hybrid.proto.services.sandbox.v1 import sandbox_pb2 as pb
 from containerd_hybrid.proto.types import metrics_pb2, sandbox_pb2
 from containerd_hybrid.rpc.api import CallContext
 from containerd_hybrid.sandbox.api import CreateSandbox, Sandbox, SandboxController, SandboxStore
-from containerd_hybrid.wire import any_from_wire, any_to_wire, mounts_from_wire, platform_to_wire, timestamp
+from containerd_hybrid.wire import (
+    any_from_wire,
+    any_to_wire,
+    mounts_from_wire,
+    platform_to_wire,
+    sandbox_to_wire,
+    timestamp,
+)
 
 
 class SandboxStoreService:
@@ -27,11 +34,11 @@ class SandboxStoreService:
 
     async def create(self, request: pb.StoreCreateRequest, call: CallContext) -> pb.StoreCreateResponse:
         created = await self._store.create(call.scope, _from_wire(request.sandbox))
-        return pb.StoreCreateResponse(sandbox=_to_wire(created))
+        return pb.StoreCreateResponse(sandbox=sandbox_to_wire(created))
 
     async def update(self, request: pb.StoreUpdateRequest, call: CallContext) -> pb.StoreUpdateResponse:
         updated = await self._store.update(call.scope, _from_wire(request.sandbox), tuple(request.fields))
-        return pb.StoreUpdateResponse(sandbox=_to_wire(updated))
+        return pb.StoreUpdateResponse(sandbox=sandbox_to_wire(updated))
 
     async def delete(self, request: pb.StoreDeleteRequest, call: CallContext) -> pb.StoreDeleteResponse:
         await self._store.delete(call.scope, request.sandbox_id)
@@ -39,10 +46,12 @@ class SandboxStoreService:
 
     async def list(self, request: pb.StoreListRequest, call: CallContext) -> pb.StoreListResponse:
         found = await self._store.list(call.scope, tuple(request.filters))
-        return pb.StoreListResponse(list=[_to_wire(sandbox) for sandbox in found])
+        return pb.StoreListResponse(list=[sandbox_to_wire(sandbox) for sandbox in found])
 
     async def get(self, request: pb.StoreGetRequest, call: CallContext) -> pb.StoreGetResponse:
-        return pb.StoreGetResponse(sandbox=_to_wire(await self._store.get(call.scope, request.sandbox_id)))
+        return pb.StoreGetResponse(
+            sandbox=sandbox_to_wire(await self._store.get(call.scope, request.sandbox_id))
+        )
 
 
 class SandboxControllerService:
@@ -150,24 +159,6 @@ class SandboxControllerService:
                 f"not found: failed to get sandbox controller by {name};"
                 f" there is {', '.join(self._controllers) or 'none'}"
             ) from None
-
-
-def _to_wire(sandbox: Sandbox) -> sandbox_pb2.Sandbox:
-    message = sandbox_pb2.Sandbox(
-        sandbox_id=sandbox.id,
-        runtime=sandbox_pb2.Sandbox.Runtime(
-            name=sandbox.runtime_name, options=any_to_wire(sandbox.runtime_options)
-        ),
-        spec=any_to_wire(sandbox.spec),
-        sandboxer=sandbox.sandboxer,
-        labels=dict(sandbox.labels),
-        created_at=timestamp(sandbox.created_at),
-        updated_at=timestamp(sandbox.updated_at),
-    )
-    for name, value in sandbox.extensions.items():
-        message.extensions[name].type_url = value.type_url
-        message.extensions[name].value = value.value
-    return message
 
 
 def _from_wire(message: sandbox_pb2.Sandbox) -> Sandbox:
