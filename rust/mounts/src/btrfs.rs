@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::fstatfs;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 
 const BTRFS_IOC_SUBVOL_CREATE: libc::c_ulong = 0x5000_940E;
 const BTRFS_IOC_SNAP_DESTROY: libc::c_ulong = 0x5000_940F;
@@ -53,21 +53,7 @@ struct InoLookup {
 
 /// Makes an empty subvolume at `path`, mode 0755.
 pub fn create_subvolume(path: &Path) -> Result<()> {
-    let (parent, name) = place(path)?;
-    let mut args = VolArgs {
-        fd: 0,
-        name: [0; 4088],
-    };
-    args.name[..name.len()].copy_from_slice(name.as_bytes());
-    // SAFETY: the argument is a valid btrfs_ioctl_vol_args with a terminated name; it outlives the call.
-    let result = unsafe {
-        libc::ioctl(
-            parent.as_raw_fd(),
-            BTRFS_IOC_SUBVOL_CREATE as _,
-            &raw const args,
-        )
-    };
-    check(result).map_err(|e| Error::io("make the subvolume", path, e))
+    by_name(path, BTRFS_IOC_SUBVOL_CREATE, "make the subvolume")
 }
 
 /// Makes a subvolume at `path` with what the subvolume `source` has now.
@@ -95,21 +81,7 @@ pub fn snapshot_subvolume(source: &Path, path: &Path, read_only: bool) -> Result
 
 /// Takes the subvolume `path` away, read-only or not. It must have no subvolumes in it.
 pub fn delete_subvolume(path: &Path) -> Result<()> {
-    let (parent, name) = place(path)?;
-    let mut args = VolArgs {
-        fd: 0,
-        name: [0; 4088],
-    };
-    args.name[..name.len()].copy_from_slice(name.as_bytes());
-    // SAFETY: the argument is a valid btrfs_ioctl_vol_args with a terminated name; it outlives the call.
-    let result = unsafe {
-        libc::ioctl(
-            parent.as_raw_fd(),
-            BTRFS_IOC_SNAP_DESTROY as _,
-            &raw const args,
-        )
-    };
-    check(result).map_err(|e| Error::io("delete the subvolume", path, e))
+    by_name(path, BTRFS_IOC_SNAP_DESTROY, "delete the subvolume")
 }
 
 /// Lets the subvolume `path` be written, or not.
@@ -165,6 +137,19 @@ pub fn subvolume_id(path: &Path) -> Result<Option<u64>> {
     Ok(Some(args.treeid))
 }
 
+/// A request to the folder of `path` about its name there.
+fn by_name(path: &Path, request: libc::c_ulong, doing: &'static str) -> Result<()> {
+    let (parent, name) = place(path)?;
+    let mut args = VolArgs {
+        fd: 0,
+        name: [0; 4088],
+    };
+    args.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the argument is a valid btrfs_ioctl_vol_args with a terminated name; it outlives the call.
+    let result = unsafe { libc::ioctl(parent.as_raw_fd(), request as _, &raw const args) };
+    check(result).map_err(|e| Error::io(doing, path, e))
+}
+
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io("open", path, e))
 }
@@ -181,14 +166,6 @@ fn place(path: &Path) -> Result<(File, &OsStr)> {
         return Err(invalid());
     }
     Ok((open(parent)?, name))
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,15 @@ use std::path::{Path, PathBuf};
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The result of a system call of libc's, which says -1 and leaves the reason in `errno`.
+pub(crate) fn check(result: impl Into<i64>) -> io::Result<()> {
+    if result.into() < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Why a call failed. The `Display` text names the mount and is fit to show to a user.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

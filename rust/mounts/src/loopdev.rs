@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::options::LoopOptions;
 
 const CONTROL: &str = "/dev/loop-control";
@@ -206,14 +206,6 @@ fn configure_stepwise(device: &File, backing: &File, info: &LoopInfo) -> io::Res
         unsafe { libc::ioctl(fd, LOOP_CLR_FD as _, 0) };
     }
     result
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::mountinfo::mountinfo;
 
 const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801C_581F;
@@ -169,14 +169,6 @@ fn device_of(file: &File) -> io::Result<CString> {
         .find(|mount| (mount.major, mount.minor) == number)
         .and_then(|mount| CString::new(mount.source.into_vec()).ok())
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
-}
-
-fn check(result: impl Into<i64>) -> io::Result<()> {
-    if result.into() < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 fn failed(op: &'static str, path: &Path, error: io::Error) -> Error {

@@ -21,35 +21,15 @@ impl Runtime {
     /// Makes the container. Its process waits for [`Runtime::start`]. On failure nothing is left.
     pub fn create(&self, request: CreateRequest<'_>) -> Result<Started> {
         let place = Place::of(&self.root, request.id)?;
-        let bundle = request
-            .bundle
-            .canonicalize()
-            .context(|| format!("bundle {}", request.bundle.display()))?;
-        let path = bundle.join("config.json");
-        let text = fs::read(&path).context(|| format!("specification file {}", path.display()))?;
-        let spec = Spec::parse(&text)?;
-        validate::validate(&spec)?;
+        let (bundle, text, spec) = read_bundle(request.bundle)?;
         let rootfs = rootfs_path(&spec, &bundle)?;
         let shared = spec.linux.namespace("mount").is_none();
         let mounts_before = shared.then(|| hostmounts::below(&rootfs));
         place.make()?;
         let mut record = Record {
-            id: request.id.into(),
-            oci_version: spec.oci_version.clone(),
-            bundle,
-            rootfs,
-            created: state::now(),
-            init_process_pid: 0,
-            init_process_start: 0,
-            annotations: spec.annotations.clone(),
-            cgroup_paths: BTreeMap::new(),
-            config: runcs_config(&spec),
-            cgroups: Cgroups::default(),
-            rdt: None,
-            shares_pid_namespace: !spec.linux.makes("pid"),
             no_new_keyring: request.no_new_keyring,
-            net_devices: Vec::new(),
             mounts_before,
+            ..new_record(request.id, &spec, bundle, rootfs)
         };
         let result = self.make(request, &spec, &text, &place, &mut record);
         if result.is_err() {
@@ -190,7 +170,7 @@ pub fn proc() -> Result<OwnedFd> {
 }
 
 /// In the shape of libcontainer's `Config`; its cgroup managers want a resource to be there.
-pub fn runcs_config(spec: &Spec) -> serde_json::Value {
+fn runcs_config(spec: &Spec) -> serde_json::Value {
     let kinds = spec.linux.namespaces.iter();
     let namespaces: Vec<_> = kinds
         .map(|n| match n.kind.as_str() {
@@ -264,6 +244,40 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
         |m: &&crate::spec::IdMapping| uid.checked_sub(m.container_id).is_some_and(|n| n < m.size);
     let map = spec.linux.uid_mappings.iter().find(inside)?;
     Some(map.host_id + (uid - map.container_id))
+}
+
+/// The bundle's real path, and its specification as text and checked.
+pub fn read_bundle(bundle: &Path) -> Result<(PathBuf, Vec<u8>, Spec)> {
+    let bundle = bundle
+        .canonicalize()
+        .context(|| format!("bundle {}", bundle.display()))?;
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).context(|| format!("specification file {}", path.display()))?;
+    let spec = Spec::parse(&text)?;
+    validate::validate(&spec)?;
+    Ok((bundle, text, spec))
+}
+
+/// What is kept of a container before there is anything of it.
+pub fn new_record(id: &str, spec: &Spec, bundle: PathBuf, rootfs: PathBuf) -> Record {
+    Record {
+        id: id.into(),
+        oci_version: spec.oci_version.clone(),
+        bundle,
+        rootfs,
+        created: state::now(),
+        init_process_pid: 0,
+        init_process_start: 0,
+        annotations: spec.annotations.clone(),
+        cgroup_paths: BTreeMap::new(),
+        cgroups: Cgroups::default(),
+        rdt: None,
+        config: runcs_config(spec),
+        shares_pid_namespace: !spec.linux.makes("pid"),
+        no_new_keyring: false,
+        net_devices: Vec::new(),
+        mounts_before: None,
+    }
 }
 
 pub fn rootfs_path(spec: &Spec, bundle: &Path) -> Result<PathBuf> {

@@ -5,13 +5,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, Folders, OUTER_NETWORK, common};
-use crate::cgroup::Cgroups;
 use crate::criu::{Criu, Kind, Notice, Request, Writer};
 use crate::error::{Context, Error, Result};
 use crate::mounts::{self, c_string};
 use crate::spec::Spec;
 use crate::state::{self, Place, Record};
-use crate::{Runtime, Started, hooks, sys, validate};
+use crate::{Runtime, Started, hooks, sys};
 
 /// Where CRIU finds the root as a mount of its own, below the container's state.
 const ROOT: &str = "criu-root";
@@ -29,13 +28,7 @@ impl Runtime {
     /// returns; the first of them is a child of the caller. On failure nothing is left.
     pub fn restore(&self, id: &str, bundle: &Path, options: &RestoreOptions) -> Result<Started> {
         let place = Place::of(&self.root, id)?;
-        let bundle = bundle
-            .canonicalize()
-            .context(|| format!("bundle {}", bundle.display()))?;
-        let path = bundle.join("config.json");
-        let text = fs::read(&path).context(|| format!("specification file {}", path.display()))?;
-        let spec = Spec::parse(&text)?;
-        validate::validate(&spec)?;
+        let (bundle, text, spec) = super::create::read_bundle(bundle)?;
         if spec.linux.namespace("mount").is_none() {
             return Err(Error::invalid(
                 "restore: the container has no mount namespace of its own",
@@ -46,24 +39,7 @@ impl Runtime {
         criu.check()?;
         let folders = Folders::open(&options.criu)?;
         place.make()?;
-        let mut record = Record {
-            id: id.into(),
-            oci_version: spec.oci_version.clone(),
-            bundle,
-            rootfs,
-            created: state::now(),
-            init_process_pid: 0,
-            init_process_start: 0,
-            annotations: spec.annotations.clone(),
-            cgroup_paths: Default::default(),
-            cgroups: Cgroups::default(),
-            rdt: None,
-            shares_pid_namespace: !spec.linux.makes("pid"),
-            no_new_keyring: false,
-            config: super::create::runcs_config(&spec),
-            net_devices: Vec::new(),
-            mounts_before: None,
-        };
+        let mut record = super::create::new_record(id, &spec, bundle, rootfs);
         let result = restored(
             self,
             &criu,

@@ -79,7 +79,9 @@ pub fn start(
         arguments: own_arguments(),
         report: write.as_raw_fd(),
     };
-    let pid = clone(plan.flags)?;
+    // SAFETY: the child runs the plan, which was made before, and nothing else.
+    let pid = unsafe { runtime::sys::clone3(plan.flags, None) }
+        .map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
     if pid == 0 {
         // SAFETY: this is the child just made; it never returns from here.
         unsafe { plan.run() }
@@ -141,40 +143,6 @@ fn sysctl_path(name: &str) -> io::Result<String> {
         ));
     }
     Ok(path)
-}
-
-/// A fork into new namespaces: 0 in the child.
-fn clone(flags: u64) -> io::Result<i32> {
-    // <linux/sched.h>: struct clone_args, as first published.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Arguments {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-    }
-    let arguments = Arguments {
-        flags,
-        exit_signal: libc::SIGCHLD as u64,
-        ..Arguments::default()
-    };
-    // SAFETY: without CLONE_VM and a stack it is a fork; the child keeps to what a forked child may.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<Arguments>(),
-        )
-    };
-    match i32::try_from(pid) {
-        Ok(pid) if pid >= 0 => Ok(pid),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// The memory that `/proc/self/cmdline` shows (proc_pid_stat(5), fields 48 and 49).
