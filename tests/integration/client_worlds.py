@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import containerd_hybrid
 from containerd_hybrid import AsyncClient
 from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.daemon import DaemonProcess, unmount_below
-from containerd_hybrid.testing.leaks import mounts_below
+from containerd_hybrid.testing.leaks import mounts_below, remove_cgroups
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -63,12 +63,6 @@ class World:
             subprocess.run(command, check=True, capture_output=True)
         else:
             await client.images.import_archive(self.archive)
-
-    def remove_cgroups(self, namespace: str) -> None:
-        """Of the namespace, which runc makes for its containers and leaves when they are gone."""
-        for folder in (*Path("/sys/fs/cgroup").glob(f"*/{namespace}"), Path("/sys/fs/cgroup", namespace)):
-            with suppress(FileNotFoundError):
-                folder.rmdir()
 
     def leftovers(self) -> list[str]:
         """Mounts and FIFOs that no container can have any more."""
@@ -121,7 +115,7 @@ async def connected(world: World, namespace: str) -> AsyncIterator[AsyncClient]:
                 await (await client.containers.get(info.id)).remove(force=True)
             for image in await client.images.list():
                 await client.images.remove(image.name)
-            world.remove_cgroups(namespace)
+            remove_cgroups(namespace)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import busybox_archive
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,4 @@ def clean(ctr: Ctr) -> None:
     for digest in ctr("content", "ls", "-q").split():
         ctr.run("content", "rm", digest)
     ctr("namespace", "rm", ctr.namespace)
-    # runc leaves the cgroup that the containers' own were in, named like the namespace.
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{ctr.namespace}"), Path("/sys/fs/cgroup", ctr.namespace)):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+    remove_cgroups(ctr.namespace)

@@ -15,6 +15,7 @@ from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import ImageArchive, add_file, busybox_layer, tar_of, write_archive
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 
@@ -47,9 +48,7 @@ def stock(short_folder: Path, token: str) -> Iterator[Path]:
 def cgroups(daemon: DaemonProcess, token: str) -> Iterator[None]:
     """The namespace's own, which containers leave."""
     yield
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), Path("/sys/fs/cgroup", token)):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+    remove_cgroups(token)
 
 
 def hyctl(daemon: DaemonProcess, namespace: str, *arguments: str) -> subprocess.CompletedProcess[str]:

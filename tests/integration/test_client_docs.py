@@ -13,6 +13,7 @@ from tests.unit.images.archives import busybox_layer, oci_layout
 
 import containerd_hybrid
 from containerd_hybrid.testing.daemon import DaemonProcess
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 
@@ -67,6 +68,4 @@ def test_an_example(
     promised = re.findall(r"# → (.*)", example)
     assert promised
     assert done.stdout.splitlines() == promised
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), Path("/sys/fs/cgroup", token)):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+    remove_cgroups(token)

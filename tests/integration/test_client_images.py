@@ -18,6 +18,7 @@ from tests.unit.images.test_importer import broken
 
 from containerd_hybrid import AsyncClient
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from containerd_hybrid.testing.leaks import remove_cgroups
 from containerd_hybrid.transfer.api import Progress
 
 pytestmark = pytest.mark.root
@@ -32,7 +33,7 @@ async def client(world: World, token: str) -> AsyncIterator[AsyncClient]:
         yield opened
         for image in await opened.images.list():
             await opened.images.remove(image.name)
-    world.remove_cgroups(token)
+    remove_cgroups(token)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from containerd_hybrid import Status, Streams
 from containerd_hybrid.client import process as process_module
 from containerd_hybrid.errors import UnavailableError
 from containerd_hybrid.testing.daemon import DaemonProcess
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 
@@ -23,12 +24,6 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     return oci_layout([busybox_layer()], IMAGE, Env=["PATH=/bin"]).write(tmp_path / "busybox.tar")
-
-
-def remove_cgroups(token: str) -> None:
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), Path("/sys/fs/cgroup", token)):
-        if cgroup.is_dir():
-            cgroup.rmdir()
 
 
 @pytest.mark.parametrize("crash", [False, True])

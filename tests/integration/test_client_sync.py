@@ -14,6 +14,7 @@ from tests.integration.client_worlds import World, world
 import containerd_hybrid
 from containerd_hybrid import Client, Status, Streams
 from containerd_hybrid.errors import FailedPreconditionError, HybridError, UnavailableError
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 __all__ = ["world"]  # a fixture
@@ -40,7 +41,7 @@ def client(world: World, token: str) -> Iterator[Client]:
                 connected.containers.get(info.id).remove(force=True)
             for image in connected.images.list():
                 connected.images.remove(image.name)
-            world.remove_cgroups(token)
+            remove_cgroups(token)
     assert not [thread for thread in threading.enumerate() if thread.name == "containerd-hybrid"]
 
 
@@ -135,4 +136,4 @@ def test_containers_outlive_a_runtime_without_a_daemon(world: World, token: str)
         assert (process.pid, process.status()) == (pid, Status.RUNNING)
         second.containers.get("stays").remove(force=True)
         second.images.remove("busybox")
-    world.remove_cgroups(token)
+    remove_cgroups(token)

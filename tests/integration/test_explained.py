@@ -35,13 +35,8 @@ def configured(short_folder: Path, leak_check: LeakCheck) -> Iterator[DaemonProc
     folder = short_folder / "certs.d" / "registry.example"
     folder.mkdir(parents=True)
     (folder / "hosts.toml").write_text('[host."https://mirror.example"]\ncapabilities = ["pull"]\n')
-    daemon = DaemonProcess(short_folder, config=CONFIG.format(hosts=folder.parent))
-    daemon.start()
-    try:
+    with DaemonProcess(short_folder, config=CONFIG.format(hosts=folder.parent)).serving(leak_check) as daemon:
         yield daemon
-        daemon.stop_if_running()
-    finally:
-        daemon.cleanup(leak_check)
 
 
 def hyctl(daemon: DaemonProcess, *arguments: str) -> subprocess.CompletedProcess[str]:

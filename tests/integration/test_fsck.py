@@ -25,6 +25,7 @@ from containerd_hybrid.testing.images import (
     tar_of,
     write_archive,
 )
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 
@@ -64,9 +65,7 @@ def stored(daemon: DaemonProcess, token: str, short_folder: Path) -> Iterator[Da
     ctr = Ctr(daemon.address, token)
     ctr("image", "import", str(archive))
     yield daemon
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{token}"), Path("/sys/fs/cgroup", token)):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+    remove_cgroups(token)
 
 
 def fsck(daemon: DaemonProcess, *arguments: str) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:

@@ -61,13 +61,8 @@ def address(request: pytest.FixtureRequest, short_folder: Path, leak_check: Leak
         with StockContainerd(short_folder, program=program) as stock:
             yield stock.address
         return
-    daemon = DaemonProcess(short_folder)
-    daemon.start()
-    try:
+    with DaemonProcess(short_folder).serving(leak_check) as daemon:
         yield daemon.address
-        daemon.stop_if_running()
-    finally:
-        daemon.cleanup(leak_check)
 
 
 def ago(seconds: int) -> str:

@@ -181,13 +181,10 @@ def seen(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def module_daemon() -> Iterator[DaemonProcess]:
     folder = Path(tempfile.mkdtemp(prefix="ch-", dir="/tmp"))
-    daemon = DaemonProcess(folder)
-    daemon.start()
     try:
-        yield daemon
-        daemon.stop_if_running()
+        with DaemonProcess(folder).serving() as daemon:
+            yield daemon
     finally:
-        daemon.cleanup()
         if not mounts_below(folder):
             shutil.rmtree(folder)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from tests.integration.client_worlds import IMAGE, World, world
 
+from containerd_hybrid.testing.leaks import remove_cgroups
+
 pytestmark = pytest.mark.root
 __all__ = ["world"]  # a fixture
 
@@ -69,7 +71,7 @@ def hyctl(world: World, token: str) -> Iterator[Hyctl]:
         pipes.close()
         for image in program("images", "-q", "--no-trunc").split():
             program.run("image", "rm", image)
-        world.remove_cgroups(token)
+        remove_cgroups(token)
 
 
 def shell(script: str) -> list[str]:

@@ -57,13 +57,8 @@ version = 3
 [timeouts]
   "io.containerd.timeout.metrics.shimstats" = "500ms"
 """
-    process = DaemonProcess(short_folder, config=config)
-    process.start()
-    try:
+    with DaemonProcess(short_folder, config=config).serving(leak_check) as process:
         yield process
-        process.stop_if_running()
-    finally:
-        process.cleanup(leak_check)
 
 
 def scrape(port: int) -> Samples:

@@ -61,13 +61,10 @@ def stock(leak_check: LeakCheck, short_folder: Path) -> Iterator[StockContainerd
 def daemon(leak_check: LeakCheck, short_folder: Path, stock: StockContainerd) -> Iterator[DaemonProcess]:
     folder = short_folder / "ours"
     folder.mkdir()
-    process = DaemonProcess(folder, config=BEHIND_OURS.format(address=stock.address))
-    process.start()
-    try:
+    with DaemonProcess(folder, config=BEHIND_OURS.format(address=stock.address)).serving(
+        leak_check
+    ) as process:
         yield process
-        process.stop_if_running()
-    finally:
-        process.cleanup(leak_check)
 
 
 def _snapshots(ctr: Ctr, name: str) -> list[list[str]]:

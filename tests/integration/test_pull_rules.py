@@ -55,13 +55,8 @@ def program(path: Path, script: str) -> None:
 @pytest.fixture
 def ruled(short_folder: Path, leak_check: LeakCheck) -> Iterator[DaemonProcess]:
     config = CONFIG.format(folder=short_folder, encrypted=ENCRYPTED, gzip=GZIP)
-    daemon = DaemonProcess(short_folder, config=config)
-    daemon.start()
-    try:
+    with DaemonProcess(short_folder, config=config).serving(leak_check) as daemon:
         yield daemon
-        daemon.stop_if_running()
-    finally:
-        daemon.cleanup(leak_check)
 
 
 @pytest.fixture(scope="module")

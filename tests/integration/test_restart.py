@@ -33,13 +33,8 @@ version = 4
 
 @pytest.fixture
 def daemon(leak_check: LeakCheck, short_folder: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(short_folder, config=CONFIG)
-    process.start()
-    try:
+    with DaemonProcess(short_folder, config=CONFIG).serving(leak_check) as process:
         yield process
-        process.stop_if_running()
-    finally:
-        process.cleanup(leak_check)
 
 
 def run(ctr: Ctr, id: str, *command: str, wanted: str = "running", **labels: str) -> None:

@@ -46,13 +46,10 @@ version = 3
 [plugins."io.containerd.shim.v1.manager"]
 env = ["CONTAINERD_HYBRID_RESTRICT_OOM_SCORE_ADJ=1"]
 """
-    process = DaemonProcess(short_folder, config=config, environment={"PATH": str(empty)})
-    process.start()
-    try:
+    with DaemonProcess(short_folder, config=config, environment={"PATH": str(empty)}).serving(
+        leak_check
+    ) as process:
         yield process
-        process.stop_if_running()
-    finally:
-        process.cleanup(leak_check)
 
 
 @pytest.fixture(autouse=True)

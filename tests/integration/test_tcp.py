@@ -70,13 +70,8 @@ def daemon(
         key=key,
         ca=authority.certificate,
     )
-    daemon = DaemonProcess(short_folder, config=config)
-    daemon.start()
-    try:
+    with DaemonProcess(short_folder, config=config).serving(leak_check) as daemon:
         yield daemon
-        daemon.stop_if_running()
-    finally:
-        daemon.cleanup(leak_check)
 
 
 def port(daemon: DaemonProcess) -> int:

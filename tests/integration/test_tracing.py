@@ -41,13 +41,8 @@ def collector() -> Iterator[Collector]:
 def traced(collector: Collector, short_folder: Path, leak_check: LeakCheck) -> Iterator[DaemonProcess]:
     base = collector.url.removesuffix("/v1/traces")
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": base, "OTEL_SERVICE_NAME": "traced-by-a-test"}
-    daemon = DaemonProcess(short_folder, environment=environment)
-    daemon.start()
-    try:
+    with DaemonProcess(short_folder, environment=environment).serving(leak_check) as daemon:
         yield daemon
-        daemon.stop_if_running()
-    finally:
-        daemon.cleanup(leak_check)
 
 
 def spans(collector: Collector) -> list[pb.Span]:

@@ -15,6 +15,7 @@ import pytest
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import busybox_archive
+from containerd_hybrid.testing.leaks import remove_cgroups
 
 pytestmark = pytest.mark.root
 IMAGE = "docker.io/library/busybox:latest"
@@ -27,10 +28,7 @@ def ctr(daemon: DaemonProcess, token: str, tmp_path: Path) -> Iterator[Ctr]:
     ctr("image", "import", str(busybox_archive(tmp_path / "busybox.tar")))
     yield ctr
     clear(ctr)
-    # The cgroup that a namespace's containers have in common outlives them, as with containerd.
-    for cgroup in (Path("/sys/fs/cgroup") / token, *Path("/sys/fs/cgroup").glob(f"*/{token}")):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+    remove_cgroups(token)
 
 
 def clear(ctr: Ctr) -> None:

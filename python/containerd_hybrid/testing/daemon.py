@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from containerd_hybrid.testing.leaks import LeakCheck, mounts_below
 
@@ -153,6 +154,16 @@ class DaemonProcess:
             if time.monotonic() > give_up:
                 raise DaemonError(f"{text!r} is not in the log:\n{self._log_end()}")
             time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def serving(self, check: LeakCheck | None = None) -> Iterator[Self]:
+        """It serves in the block and is stopped at its end; what a failure left is taken away."""
+        self.start()
+        try:
+            yield self
+            self.stop_if_running()
+        finally:
+            self.cleanup(check)
 
     def cleanup(self, check: LeakCheck | None = None) -> None:
         """Take away what a failed test left: the daemon, processes of the test, mounts below the folder."""

@@ -74,10 +74,5 @@ def short_folder(leak_check: LeakCheck) -> Iterator[Path]:
 @pytest.fixture
 def daemon(leak_check: LeakCheck, short_folder: Path) -> Iterator[DaemonProcess]:
     """A daemon that serves. It is stopped at the end, and what a failed test left is taken away."""
-    process = DaemonProcess(short_folder)
-    process.start()
-    try:
+    with DaemonProcess(short_folder).serving(leak_check) as process:
         yield process
-        process.stop_if_running()
-    finally:
-        process.cleanup(leak_check)

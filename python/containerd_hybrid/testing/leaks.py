@@ -31,6 +31,13 @@ class Leak:
         return f"{self.kind} {self.what}"
 
 
+def remove_cgroups(namespace: str) -> None:
+    """The cgroup that a namespace's containers have in common, which outlives them, as with runc."""
+    for cgroup in (_CGROUPS / namespace, *_CGROUPS.glob(f"*/{namespace}")):
+        if cgroup.is_dir():
+            cgroup.rmdir()
+
+
 class LeakCheck:
     """Compares what belongs to a test now with what did when the check was made.
 
