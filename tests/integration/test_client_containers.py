@@ -180,7 +180,7 @@ async def test_control_c_and_end_of_input_on_a_terminal(client: AsyncClient) -> 
         options = RunOptions(terminal=True)
         container = await client.containers.create("busybox", shell(script), options=options)
         process = await container.start(Streams(stdin=reading, stdout=seen.extend))
-        # The terminal's echo, and then cat's own: a key that comes before cat runs would reach the shell alone.
+        # The terminal's echo, then cat's own: a key that comes before cat runs would reach the shell alone.
         os.write(writing, b"typed\n")
         while seen.count(b"typed") < 2:
             await asyncio.sleep(0.01)
