@@ -25,7 +25,7 @@ ConfigClass: TypeAlias = type[Any]
 
 
 class PluginType(enum.StrEnum):
-    """containerd's plug-in types, by the names that its configuration and introspection use. One is ours."""
+    """containerd's plug-in types, by the names that its configuration and introspection use. Two are ours."""
 
     CONTENT = "io.containerd.content.v1"
     IMAGE_VERIFIER = "io.containerd.image-verifier.v1"
@@ -33,6 +33,7 @@ class PluginType(enum.StrEnum):
     WARNING = "io.containerd.warning.v1"
     EVENT = "io.containerd.event.v1"
     EVENT_LOG = "io.containerd.hybrid.events.v1"
+    RETENTION = "io.containerd.hybrid.retention.v1"
     MOUNT_HANDLER = "io.containerd.mount-handler.v1"
     SNAPSHOTTER = "io.containerd.snapshotter.v1"
     MONITOR_TASK = "io.containerd.monitor.task.v1"

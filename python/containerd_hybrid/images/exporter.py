@@ -25,6 +25,7 @@ from containerd_hybrid.model.manifest import (
     parse_manifest_or_index,
 )
 from containerd_hybrid.model.platform import match_rank
+from containerd_hybrid.retention.api import require_child
 
 _CHUNK = 1 << 20
 _BLOCK = 512
@@ -106,6 +107,9 @@ class ArchiveExporter:
                 and all(match_rank(platform, child.platform) is None for platform in wanted)
             ):
                 continue
+            if is_manifest(blob.media_type):
+                # Before the first byte is written, for half an archive helps nobody.
+                await require_child(self._content, scope, blob, child)
             await self._add_tree(scope, plan, child, wanted)
 
     async def _docker_manifest(self, scope: Scope, plan: _Plan) -> bytes:

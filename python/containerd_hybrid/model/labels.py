@@ -21,6 +21,9 @@ SHARED_NAMESPACE = "containerd.io/namespace.shareable"
 UNCOMPRESSED = "containerd.io/uncompressed"
 """On a compressed layer's blob: the digest of its uncompressed bytes."""
 
+LAYERS_DROPPED = "io.containerd.hybrid/layers-dropped"
+"""On a manifest that let go of its layers' blobs: the snapshotter that has them unpacked."""
+
 DISTRIBUTION_SOURCE = "containerd.io/distribution.source"
 """Prefix, ``.HOST``: repositories of that registry in which the blob was seen."""
 

@@ -16,6 +16,7 @@ from containerd_hybrid.images.api import (
 )
 from containerd_hybrid.leases.api import LeaseManager, protected
 from containerd_hybrid.model import Descriptor, Platform, Scope
+from containerd_hybrid.retention.api import Retention
 from containerd_hybrid.transfer.api import (
     ArchiveSink,
     Progress,
@@ -39,6 +40,7 @@ class LocalTransferrer:
         unpacker: Unpacker,
         leases: LeaseManager,
         registries: RegistryTransfers | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._images = images
         self._importer = importer
@@ -46,6 +48,7 @@ class LocalTransferrer:
         self._unpacker = unpacker
         self._leases = leases
         self._registries = registries
+        self._retention = retention
 
     async def import_images(
         self,
@@ -138,7 +141,7 @@ class LocalTransferrer:
     async def _unpack(
         self, scope: Scope, image: Descriptor, targets: Sequence[UnpackTarget], tell: ProgressSink
     ) -> None:
-        for target in targets:
+        unpacked = [
             await self._unpacker.unpack(
                 scope,
                 image,
@@ -146,6 +149,11 @@ class LocalTransferrer:
                 target.snapshotter,
                 progress=lambda step: tell(_layer_progress(step)),
             )
+            for target in targets
+        ]
+        if self._retention is not None:
+            for one in unpacked:
+                await self._retention.settle(scope, one)
 
 
 def _nobody(progress: Progress) -> None:

@@ -15,9 +15,10 @@ from containerd_hybrid.leases.api import LeaseManager, protected
 from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
 from containerd_hybrid.model.descriptor import is_config, is_index, is_manifest
 from containerd_hybrid.model.labels import GC_BREF_IMAGE, GC_EXPIRE
-from containerd_hybrid.model.manifest import Index, choose_manifest, parse_manifest_or_index
+from containerd_hybrid.model.manifest import Index, Manifest, choose_manifest, parse_manifest_or_index
 from containerd_hybrid.model.platform import match_rank
 from containerd_hybrid.registry.api import RegistryClient, Repository
+from containerd_hybrid.retention.api import Policy, Retention
 from containerd_hybrid.transfer.api import (
     Progress,
     ProgressSink,
@@ -29,7 +30,7 @@ from containerd_hybrid.transfer.fetch import BlobFetches
 from containerd_hybrid.transfer.progress import TransferProgress
 from containerd_hybrid.transfer.selection import wanted_manifests
 from containerd_hybrid.transfer.sources import note_source
-from containerd_hybrid.unpack.api import Unpacker, UnpackProgress
+from containerd_hybrid.unpack.api import UnpackedImage, Unpacker, UnpackProgress
 from containerd_hybrid.workers import together
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,11 @@ class RegistryPull:
         leases: LeaseManager,
         registries: RegistryClient,
         fetches: BlobFetches,
+        retention: Retention | None = None,
     ) -> None:
         self._content = content
         self._images = images
+        self._retention = retention
         self._unpacker = unpacker
         self._leases = leases
         self._registries = registries
@@ -71,6 +74,8 @@ class RegistryPull:
         reference = Reference.parse(source.reference)
         if not target.name and not any(_has_name(rule) for rule in target.references):
             raise NotFoundError("no image name found: give the image a name")
+        if self._retention is not None:
+            await self._retention.policy(scope)  # one that is none is told before anything is fetched
         repository = self._registries.repository(reference, source.options)
         async with protected(self._leases, scope) as held:
             tell(Progress(f"Resolving from {source}"))
@@ -78,8 +83,16 @@ class RegistryPull:
             tell(Progress(f"Pulling from {source}"))
             tell(Progress("fetching image content", source.reference, descriptor=root))
             progress = TransferProgress(tell, source.reference, "downloading")
-            tree = _Tree(self._content, self._fetches, held, repository, reference, target, progress)
-            await together([tree.fetch(root), self._unpack_all(held, root, unpack, tree, progress)])
+            here = [one for one in unpack if _runs_here(one)]
+            needless = _Needless(self._retention, here)
+            tree = _Tree(
+                self._content, self._fetches, held, repository, reference, target, progress, needless
+            )
+            unpacked: list[UnpackedImage] = []
+            await together([tree.fetch(root), self._unpack_all(held, root, unpack, tree, progress, unpacked)])
+            if self._retention is not None:
+                for one in unpacked:
+                    await self._retention.settle(held, one)
             images = []
             for name, labels in _names(root, target):
                 images.append(await put_image(self._images, held, Image(name, root, labels)))
@@ -94,16 +107,17 @@ class RegistryPull:
         targets: Sequence[UnpackTarget],
         tree: _Tree,
         progress: TransferProgress,
+        unpacked: list[UnpackedImage],
     ) -> None:
         """Each layer as soon as it and those below it are here, while others are on their way."""
         for target in targets:
-            if match_rank(Platform.host(), target.platform) is None:
+            if not _runs_here(target):
                 # As containerd does: what cannot run here is kept for whoever takes it elsewhere.
                 logger.warning(
                     "image of another platform not unpacked", extra={"platform": str(target.platform)}
                 )
             elif await self._is_runnable(scope, root, target.platform, tree):
-                await self._unpacker.unpack(
+                image = await self._unpacker.unpack(
                     scope,
                     root,
                     target.platform,
@@ -111,6 +125,7 @@ class RegistryPull:
                     progress=lambda step: _tell_layer(progress, step),
                     arrivals=tree,
                 )
+                unpacked.append(image)
 
     async def _is_runnable(self, scope: Scope, root: Descriptor, platform: Platform, tree: _Tree) -> bool:
         """Whether it is an image with a root file system, and no other artifact; waits for its config too."""
@@ -131,6 +146,29 @@ class RegistryPull:
         return False
 
 
+class _Needless:
+    """Which manifests a pull unpacks, and the layers of these that it need not fetch for that."""
+
+    def __init__(self, retention: Retention | None, targets: Sequence[UnpackTarget]) -> None:
+        self._retention = retention
+        self._targets = targets
+
+    def chosen(self, index: Index) -> set[Digest]:
+        """The entries that will be unpacked, or lead to what will be."""
+        chosen = (choose_manifest(index, target.platform) for target in self._targets)
+        return {entry.digest for entry in chosen if entry is not None}
+
+    async def may_be_some(self, scope: Scope) -> bool:
+        if self._retention is None or not self._targets:
+            return False
+        return await self._retention.policy(scope) is Policy.DROP
+
+    async def layers(self, scope: Scope, manifest: Manifest) -> set[Digest]:
+        assert self._retention is not None
+        names = frozenset(target.snapshotter for target in self._targets)
+        return await self._retention.needless(scope, manifest, names)
+
+
 class _Tree:
     """One pull's walk from the root to the layers."""
 
@@ -143,7 +181,9 @@ class _Tree:
         reference: Reference,
         target: StoreTarget,
         progress: TransferProgress,
+        needless: _Needless,
     ) -> None:
+        self._needless = needless
         self._content = content
         self._fetches = fetches
         self._scope = scope
@@ -155,7 +195,7 @@ class _Tree:
         self._is_over = False
 
     async def fetch(self, root: Descriptor) -> None:
-        await self._fetch(root, None, whole=True, depth=0)
+        await self._fetch(root, None, whole=True, unpacks=True, depth=0)
         # Who waits for something that was not chosen finds that it is not here.
         self._is_over = True
         for arrival in self._arrivals.values():
@@ -182,8 +222,10 @@ class _Tree:
             arrival.cancel()
             begin.cancel()
 
-    async def _fetch(self, blob: Descriptor, parent: Descriptor | None, *, whole: bool, depth: int) -> None:
-        """``whole``: with the layers, not only what describes them."""
+    async def _fetch(
+        self, blob: Descriptor, parent: Descriptor | None, *, whole: bool, unpacks: bool, depth: int
+    ) -> None:
+        """``whole``: with the layers, not only what describes them. ``unpacks``: and these are unpacked."""
         if depth > _MAX_DEPTH:
             raise InvalidArgumentError(f"{blob.digest}: indexes are nested more than {_MAX_DEPTH} deep")
         self._progress.waiting(blob, parent)
@@ -196,10 +238,24 @@ class _Tree:
             self._progress.exists(blob)
         self._arrivals[blob.digest].set()
         if is_index(blob.media_type) or is_manifest(blob.media_type):
-            await self._fetch_children(blob, whole=whole, depth=depth)
+            await self._fetch_children(blob, whole=whole, unpacks=unpacks, depth=depth)
         await note_source(self._content, self._scope, blob.digest, self._reference)
 
-    async def _fetch_children(self, blob: Descriptor, *, whole: bool, depth: int) -> None:
+    async def _without_needless(
+        self, blob: Descriptor, manifest: Manifest, chosen: Sequence[Descriptor], depth: int
+    ) -> tuple[Descriptor, ...]:
+        """What of a manifest is left to be fetched once its config, which says what is unpacked, is here."""
+        if not await self._needless.may_be_some(self._scope):
+            return tuple(chosen)
+        await self._fetch(manifest.config, blob, whole=True, unpacks=False, depth=depth + 1)
+        needless = await self._needless.layers(self._scope, manifest)
+        for layer in chosen:
+            if layer.digest in needless:
+                self._progress.exists(layer)
+                self._arrivals[layer.digest].set()
+        return tuple(child for child in chosen if child.digest not in needless | {manifest.config.digest})
+
+    async def _fetch_children(self, blob: Descriptor, *, whole: bool, unpacks: bool, depth: int) -> None:
         document = parse_manifest_or_index(
             await read_document(self._content, self._scope, blob), blob.media_type
         )
@@ -213,15 +269,26 @@ class _Tree:
             )
             chosen = listed if self._target.all_metadata and not self._target.manifest_limit else wanted
             wholes = {entry.digest for entry in wanted} if whole else set()
+            unpacked = self._needless.chosen(document) if unpacks else set()
         else:
+            unpacked = set()
             listed = (document.config, *document.layers)
             # A layer twice in one image is fetched once.
             chosen = tuple({entry.digest: entry for entry in (listed if whole else listed[:1])}.values())
             wholes = {entry.digest for entry in chosen}
         for child in chosen:
             self._progress.waiting(child, blob)
+        if whole and unpacks and isinstance(document, Manifest):
+            chosen = await self._without_needless(blob, document, chosen, depth)
         await together(
-            self._fetch(child, blob, whole=child.digest in wholes, depth=depth + 1) for child in chosen
+            self._fetch(
+                child,
+                blob,
+                whole=child.digest in wholes,
+                unpacks=child.digest in unpacked,
+                depth=depth + 1,
+            )
+            for child in chosen
         )
         # All children, those of other platforms too: they may come later, and belong to this one then.
         labels = {child_label(blob, child, n): str(child.digest) for n, child in enumerate(listed)}
@@ -229,6 +296,10 @@ class _Tree:
             await self._content.update(
                 self._scope, blob.digest, labels, tuple(f"labels.{key}" for key in labels)
             )
+
+
+def _runs_here(target: UnpackTarget) -> bool:
+    return match_rank(Platform.host(), target.platform) is not None
 
 
 def _tell_layer(progress: TransferProgress, step: UnpackProgress) -> None:

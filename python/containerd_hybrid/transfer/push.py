@@ -12,6 +12,7 @@ from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Sco
 from containerd_hybrid.model.descriptor import is_index, is_manifest
 from containerd_hybrid.model.manifest import Index, Manifest, parse_manifest_or_index
 from containerd_hybrid.registry.api import PushOutcome, RegistryClient, Repository
+from containerd_hybrid.retention.api import was_dropped, why_missing
 from containerd_hybrid.transfer.api import Progress, ProgressSink, RegistryPlace
 from containerd_hybrid.transfer.progress import TransferProgress
 from containerd_hybrid.transfer.selection import wanted_manifests
@@ -54,8 +55,8 @@ class RegistryPush:
         plan = _Plan(self._content, scope, name, platforms, progress)
         await plan.add(root, None, 0)
         await together(
-            self._blob(scope, repository, reference, blob, labels, progress)
-            for blob, labels in plan.blobs.values()
+            self._blob(scope, repository, reference, blob, parent, labels, progress)
+            for blob, parent, labels in plan.blobs.values()
         )
         await together(
             self._document(scope, repository, blob, _tag(blob, root, reference), progress)
@@ -73,6 +74,7 @@ class RegistryPush:
         repository: Repository,
         reference: Reference,
         blob: Descriptor,
+        parent: Descriptor | None,
         labels: Mapping[str, str],
         progress: TransferProgress,
     ) -> None:
@@ -80,6 +82,9 @@ class RegistryPush:
             try:
                 return await self._content.read_at(scope, blob.digest, offset, length)
             except NotFoundError:
+                if parent is not None and await was_dropped(self._content, scope, parent, blob):
+                    why = await why_missing(self._content, scope, parent, blob)
+                    raise NotFoundError(f"cannot push {reference}: {why}") from None
                 raise _missing(blob, reference) from None
 
         async with self._slots:
@@ -124,8 +129,8 @@ class _Plan:
         self._name = name
         self._platforms = platforms
         self._progress = progress
-        # With the labels that say where it may be mounted from.
-        self.blobs: dict[Digest, tuple[Descriptor, Mapping[str, str]]] = {}
+        # With what names it, and the labels that say where it may be mounted from.
+        self.blobs: dict[Digest, tuple[Descriptor, Descriptor | None, Mapping[str, str]]] = {}
         self.manifests: dict[Digest, Descriptor] = {}
         self.indexes: dict[Digest, Descriptor] = {}
 
@@ -140,7 +145,7 @@ class _Plan:
                 # The registry may have it: of a pull of one platform the others' layers are not here.
                 labels = await self._labels(parent)
             self._progress.waiting(blob, parent)
-            self.blobs[blob.digest] = (blob, labels or {})
+            self.blobs[blob.digest] = (blob, parent, labels or {})
             return
         if labels is None:
             raise _missing(blob, self._name)

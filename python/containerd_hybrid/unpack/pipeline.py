@@ -214,6 +214,8 @@ class LayerUnpacker:
     async def _apply(
         self, step: _Step, mounts: Sequence[Mount], growing: Growing | None, blind: bool
     ) -> None:
+        if growing is None:
+            await self._require(step)
         with span("unpack layer", layer__digest=str(step.layer.digest), snapshotter=step.job.driver.name):
             applied = await self._applier.apply(
                 step.job.scope, step.layer, mounts, growing=growing, blind=blind
@@ -223,6 +225,15 @@ class LayerUnpacker:
                 f"wrong diff ID of layer {step.layer.digest}: its config says {step.diff_id}, its bytes are "
                 f"{applied.diff_id}"
             )
+
+    async def _require(self, step: _Step) -> None:
+        try:
+            await self._content.info(step.job.scope, step.layer.digest)
+        except NotFoundError:
+            raise NotFoundError(
+                f"layer {step.layer.digest} is neither here nor unpacked with {step.job.driver.name}: "
+                "pull or import its image again"
+            ) from None
 
     async def _is_unpacked(self, job: _Job, chain: Digest) -> bool:
         return await is_committed(job.driver, job.scope, str(chain))

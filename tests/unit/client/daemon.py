@@ -15,6 +15,8 @@ from containerd_hybrid.diff.walking import WalkingDiffer
 from containerd_hybrid.metadata.containers import MetadataContainerStore
 from containerd_hybrid.metadata.snapshots import MetadataSnapshotter
 from containerd_hybrid.mounts.linux import LinuxMounter
+from containerd_hybrid.retention.api import Policy
+from containerd_hybrid.retention.layers import LayerRetention
 from containerd_hybrid.rpc.describe import service_from
 from containerd_hybrid.rpc.inprocess import InProcessTransport
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
@@ -42,6 +44,7 @@ class TestDaemon:
     streams: OpenStreams
     snapshotter: MetadataSnapshotter
     unpacker: LayerUnpacker
+    retention: LayerRetention
 
     async def snapshots(self) -> list[str]:
         return [info.name async for info in self.snapshotter.walk(NS)]
@@ -66,7 +69,17 @@ async def open_test_daemon(root: Path) -> AsyncIterator[TestDaemon]:
             stores.leases,
             default="native",
         )
-        transferrer = LocalTransferrer(world.images, world.importer, world.exporter, unpacker, stores.leases)
+        retention = LayerRetention(
+            stores.namespaces,
+            stores.content,
+            stores.leases,
+            snapshotters,
+            default=Policy.KEEP,
+            snapshotter="native",
+        )
+        transferrer = LocalTransferrer(
+            world.images, world.importer, world.exporter, unpacker, stores.leases, retention=retention
+        )
         streams = OpenStreams()
         handlers = (
             VersionService("9.9", "test"),
@@ -82,6 +95,6 @@ async def open_test_daemon(root: Path) -> AsyncIterator[TestDaemon]:
         transport = InProcessTransport(wrap_services(services, standard_interceptors(CallMetrics())))
         try:
             async with AsyncClient(transport, mounter, "images") as client:
-                yield TestDaemon(world, transport, client, streams, snapshotter, unpacker)
+                yield TestDaemon(world, transport, client, streams, snapshotter, unpacker, retention)
         finally:
             await snapshotter.close()

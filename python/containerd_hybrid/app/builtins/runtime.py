@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType
 from containerd_hybrid.app.builtins.storage import Differ, Metadata
 from containerd_hybrid.app.config.durations import Duration
+from containerd_hybrid.errors import InvalidConfigError
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
     from containerd_hybrid.containers.restart import RestartMonitor
+    from containerd_hybrid.retention.api import Retention
     from containerd_hybrid.sandbox.api import SandboxController
     from containerd_hybrid.streaming.api import StreamManager
     from containerd_hybrid.tasks.api import TaskManager
@@ -57,6 +59,13 @@ class TransferConfig:
     check_platform_supported: bool = False
     config_path: str = ""
     max_concurrent_unpacks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionConfig:
+    """``[plugins."io.containerd.hybrid.retention.v1.layers"]``: of namespaces whose label says nothing."""
+
+    policy: str = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +203,32 @@ def _streams(_: InitContext) -> StreamManager:
     return OpenStreams()
 
 
+def _retention(context: InitContext) -> Retention:
+    from containerd_hybrid.retention.api import Policy
+    from containerd_hybrid.retention.layers import LayerRetention
+
+    config: RetentionConfig = context.config
+    known = [policy.value for policy in Policy]
+    if config.policy not in known:
+        raise InvalidConfigError(
+            f"unknown policy {config.policy!r} for unpacked layers: use one of {', '.join(known)}"
+        )
+    metadata = context.get(PluginType.METADATA, Metadata)
+    return LayerRetention(
+        metadata.namespaces,
+        metadata.content,
+        metadata.leases,
+        metadata.snapshotters,
+        default=Policy(config.policy),
+        snapshotter=_default(metadata.snapshotters),
+    )
+
+
 def _transfer(context: InitContext) -> Transferrer:
     from containerd_hybrid.images.exporter import ArchiveExporter
     from containerd_hybrid.images.importer import ArchiveImporter
     from containerd_hybrid.registry.client import HttpRegistryClient
+    from containerd_hybrid.retention.api import Retention
     from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
     from containerd_hybrid.transfer.local import LocalTransferrer
     from containerd_hybrid.transfer.pull import RegistryPull
@@ -227,6 +258,7 @@ def _transfer(context: InitContext) -> Transferrer:
         downloads=config.max_concurrent_downloads, part_bytes=config.concurrent_layer_fetch_buffer
     )
     fetches = BlobFetches(content, settings)
+    retention = context.get(PluginType.RETENTION, Retention)
     return LocalTransferrer(
         images,
         ArchiveImporter(content, images),
@@ -241,9 +273,11 @@ def _transfer(context: InitContext) -> Transferrer:
                 leases,
                 VerifiedRegistries(registries, context.all(PluginType.IMAGE_VERIFIER, ImageVerifier)),
                 fetches,
+                retention,
             ),
             RegistryPush(content, images, registries, config.max_concurrent_uploaded_layers),
         ),
+        retention,
     )
 
 
@@ -282,11 +316,18 @@ PLUGINS = (
         capabilities=("no", "always", "on-failure", "unless-stopped"),
     ),
     Plugin(PluginType.STREAMING, "manager", _streams),
+    Plugin(PluginType.RETENTION, "layers", _retention, (PluginType.METADATA,), config=RetentionConfig),
     Plugin(
         PluginType.TRANSFER,
         "local",
         _transfer,
-        (PluginType.METADATA, PluginType.SERVICE, PluginType.LEASE, PluginType.IMAGE_VERIFIER),
+        (
+            PluginType.METADATA,
+            PluginType.SERVICE,
+            PluginType.LEASE,
+            PluginType.IMAGE_VERIFIER,
+            PluginType.RETENTION,
+        ),
         config=TransferConfig,
     ),
 )

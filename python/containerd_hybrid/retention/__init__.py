@@ -1,0 +1,1 @@
+"""What stays of a layer's blob once it is unpacked."""
