@@ -45,6 +45,18 @@ async def in_own_thread(work: Callable[[], T], stop: Callable[[], object]) -> T:
         raise
 
 
+async def ended(future: asyncio.Future[T]) -> T:
+    """Its result. Who is cancelled waits for its end first: a thread uses what the caller then lets go of."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({future})
+        future.exception()  # nobody wants to know any more
+        raise
+
+
 async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> None:
     """Run all of it; when one fails or the caller is cancelled, end the others, wait for them, and raise.
 

@@ -5,9 +5,11 @@ which ctr has it, ``until`` repeats a command until its output has that text, ``
 answer of ours is another one on purpose (then both must at least succeed, or fail).
 
 In a command line ``{busybox}``, ``{manifest}``, ``{config}``, ``{layer}``, ``{chain}`` and ``{tar}`` tell of
-the image of these tests, ``{registry}`` is a registry without TLS, ``{tls}`` one with (``{hosts}`` knows its
-authority), ``{tmp}`` a folder of the daemon's own, ``{ns}`` the namespace and ``{id}`` a name that no other
-row has. Rows of one script build upon one another; scripts do not.
+the image of these tests, ``{docker}`` and ``{multi}`` are archives, one of Docker's and one of several
+platforms, ``{registry}`` is a registry without TLS, ``{tls}`` one with (``{hosts}`` knows its authority),
+``{tmp}`` a folder of the daemon's own, ``{ns}`` the namespace and ``{id}`` a name that no other row has.
+``archive FILE`` is no command of ctr's: it lists what an exported file holds. Rows of one script build upon
+one another; scripts do not.
 """
 
 from __future__ import annotations
@@ -257,6 +259,24 @@ IMAGES = (
     Row("images import --local {tar}", progress, only=2),
     Row("images import --local --discard-unpacked-layers --label a=b {tar}", progress, only=2),
     Row("images import --label x=y --sync-fs {tar}", progress, only=2),
+    Row("images import {tar}.gz", progress),
+    Row("images import {tar}.zst", progress),
+    Row("images import --no-unpack {docker}", progress),
+    Row("images ls -q name~=docker", lines),
+    Row("images rm --sync example.com/docker:1 docker.io/library/docker:2", lines),
+    Row("images import --compress-blobs {docker}", progress),
+    Row("run --rm example.com/docker:1 x true", nothing),
+    Row("images check -q name~=docker", lines),
+    Row("content ls labels.containerd.io/uncompressed", lambda text: str(len(text.splitlines()))),
+    Row("images import --local --compress-blobs {docker}", progress, only=2),
+    Row("images rm --sync example.com/docker:1 docker.io/library/docker:2", lines),
+    Row("images import --platform linux/arm64 {multi}", progress),
+    Row("images export --platform linux/arm64 {tmp}/arm.tar example.com/multi:1", progress),
+    Row("archive {tmp}/arm.tar"),
+    Row("images import --all-platforms --no-unpack --base-name example.com/multi {multi}", progress),
+    Row("images check name~=multi", lines),
+    Row("images export --all-platforms --skip-non-distributable {tmp}/all.tar example.com/multi:1", progress),
+    Row("archive {tmp}/all.tar"),
     Row("images import {tmp}/none.tar"),
     Row("images import {garbage}", progress, but="says what was to be read"),
     Row("images ls", lines),
@@ -284,7 +304,9 @@ IMAGES = (
     Row("images usage {busybox}", only=2),
     Row("images usage example.com/none:1", only=2),
     Row("images export {tmp}/out.tar {busybox}", progress),
+    Row("archive {tmp}/out.tar"),
     Row("images export --skip-manifest-json {tmp}/out2.tar {busybox} example.com/tag:1", progress),
+    Row("archive {tmp}/out2.tar"),
     Row("images export --all-platforms --skip-non-distributable {tmp}/out3.tar {busybox}", progress),
     Row("images export --platform linux/s390x {tmp}/out4.tar {busybox}", progress),
     Row("images export --local {tmp}/out5.tar {busybox}", progress, only=2),

@@ -7,6 +7,7 @@ The ctr and the containerd of one release are compared with: Debian's, and one o
 from __future__ import annotations
 
 import difflib
+import gzip
 import hashlib
 import json
 import os
@@ -22,8 +23,11 @@ from typing import Any
 import pytest
 from tests.integration.ctr_table import SCRIPTS, Row, plain
 from tests.integration.registry_world import Authority, RegistryProcess, need_programs
+from tests.unit.images.archives import Layout, add_image, descriptor, finish_layout, index, tar_bytes, zstd
 
 from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.model import Platform
+from containerd_hybrid.model.descriptor import OCI_INDEX, OCI_MANIFEST
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.images import (
     BUSYBOX_IMAGE,
@@ -61,6 +65,8 @@ class Side:
         if "{all_images}" in row.command:
             own["all_images"] = " ".join(self.ctr("images", "ls", "-q").split())
         arguments = shlex.split(row.command.format(**own))
+        if arguments[0] == "archive":
+            return _listed(Path(arguments[1]))
         environment = {**os.environ, "TMPDIR": str(self.folder)}  # ctr leaves files there
         give_up = time.monotonic() + _HANGS_AFTER
         while True:
@@ -114,6 +120,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     installable = tar_of(_fill_installable)
     write_archive(folder / "install.tar", [ImageArchive("example.com/installable:1", [installable])])
     (folder / "garbage.tar").write_bytes(b"garbage" * 200)
+    Path(f"{archive}.gz").write_bytes(gzip.compress(archive.read_bytes()))
+    Path(f"{archive}.zst").write_bytes(zstd(archive.read_bytes()))
     (folder / "pod.json").write_text(json.dumps({"metadata": {"name": "s1", "namespace": "n", "uid": "u"}}))
     (folder / "env").write_text("FROM_FILE=yes\nOTHER=no\n")
     manifest, config, blob = _digests(archive)
@@ -130,6 +138,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield {
             "busybox": BUSYBOX_IMAGE,
             "tar": str(archive),
+            "docker": str(_docker_archive(folder / "docker.tar")),
+            "multi": str(_multi_archive(folder / "multi.tar")),
             "manifest": manifest,
             "config": config,
             "layer": blob,
@@ -144,6 +154,64 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "hosts": str(folder / "hosts"),
             "ca": str(authority.certificate),
         }
+
+
+def _listed(archive: Path) -> Answer:
+    """Every file of an archive with its mode and what is in it, in any order; documents as they are."""
+    found = []
+    if not archive.exists() or not archive.stat().st_size:
+        return 1, "", "no archive"
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            file = opened.extractfile(member)
+            data = b"" if file is None else file.read()
+            shown = hashlib.sha256(data).hexdigest()
+            if member.name in ("index.json", "manifest.json", "oci-layout"):
+                shown = json.dumps(json.loads(data), sort_keys=True)
+            found.append(f"{member.name} {member.mode:o} {shown}")
+    return 0, "\n".join(sorted(found)), ""
+
+
+def _docker_archive(path: Path) -> Path:
+    """As ``docker save`` wrote them: layers are plain, and the manifest does not say what they are."""
+    layer = busybox_layer()
+    config = {
+        "architecture": Platform.host().architecture,
+        "os": "linux",
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    tags = ["example.com/docker:1", "docker:2"]
+    manifest = [{"Config": "config.json", "RepoTags": tags, "Layers": ["layer/layer.tar"]}]
+
+    def fill(tar: tarfile.TarFile) -> None:
+        add_file(tar, "config.json", json.dumps(config).encode())
+        add_file(tar, "layer/layer.tar", layer)
+        add_file(tar, "manifest.json", json.dumps(manifest).encode())
+
+    path.write_bytes(tar_of(fill))
+    return path
+
+
+def _multi_archive(path: Path) -> Path:
+    """An image of three platforms, each with a layer that may not be handed on."""
+    layout = Layout()
+    entries = []
+    for name in ("linux/amd64", "linux/arm64", "linux/arm/v7"):
+        platform = Platform.parse(name)
+        layers = [tar_bytes({"platform": name.encode()}), tar_bytes({"foreign": name.encode()})]
+        manifest = json.loads(add_image(layout, layers, platform=platform))
+        manifest["layers"][1]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        data = layout.add_blob(json.dumps(manifest).encode())
+        told = {"os": "linux", "architecture": platform.architecture}
+        told |= {"variant": platform.variant} if platform.variant else {}
+        entries.append(descriptor(data, OCI_MANIFEST, platform=told))
+    whole = layout.add_blob(index(entries))
+    named = {
+        "io.containerd.image.name": "example.com/multi:1",
+        "org.opencontainers.image.ref.name": "1",
+    }
+    return finish_layout(layout, [descriptor(whole, OCI_INDEX, annotations=named)]).write(path)
 
 
 def _fill_installable(tar: tarfile.TarFile) -> None:

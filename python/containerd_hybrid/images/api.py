@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
 from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
-from containerd_hybrid.model.descriptor import is_index, is_layer
+from containerd_hybrid.model.descriptor import is_config, is_layer, is_manifest
 from containerd_hybrid.model.labels import GC_REF_CONTENT
 
 NO_TARGET = Descriptor("", Digest("", ""), 0)
@@ -99,14 +100,20 @@ class ImportedIndex:
 
 
 class ImageImporter(Protocol):
-    """Reads OCI layouts and Docker archives (``docker save``), plain or compressed with gzip."""
+    """Reads OCI layouts and Docker archives (``docker save``), plain or compressed with gzip or zstd."""
 
     async def read(
-        self, scope: Scope, source: ArchiveSource, platforms: Sequence[Platform] = ()
+        self,
+        scope: Scope,
+        source: ArchiveSource,
+        platforms: Sequence[Platform] = (),
+        *,
+        compress: bool = False,
     ) -> ImportedIndex:
         """Store the blobs, verified and labelled for the collector. The scope has to hold a lease.
 
-        With ``platforms`` only what serves one of them has to be whole.
+        With ``platforms`` only what serves one of them has to be whole. ``compress`` stores the plain
+        layers of a Docker archive with gzip; those of an OCI layout are what their manifest says.
 
         Raises:
             InvalidArgumentError: no archive, or not of an image; names the entry.
@@ -137,24 +144,43 @@ class ImageExporter(Protocol):
         platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
+        skip_docker_manifest: bool = False,
+        skip_non_distributable: bool = False,
     ) -> AsyncIterator[bytes]:
-        """The archive's bytes, in pieces. NotFoundError names the image or blob that is not here."""
+        """The archive's bytes, in pieces; of each index what serves the platforms (this machine's) best.
+
+        ``skip_docker_manifest`` leaves ``manifest.json`` out, which only Docker reads;
+        ``skip_non_distributable`` the layers that may not be handed on.
+
+        Raises:
+            NotFoundError: names the image or blob that is not here.
+        """
         ...
 
 
-def child_label(parent: Descriptor, child: Descriptor, position: int) -> str:
-    """The label by which the collector follows a manifest or index to its child at ``position``.
+def child_labels(children: Sequence[Descriptor]) -> list[str]:
+    """The labels by which the collector follows a manifest or index to its children, in their order.
 
-    Children are counted as they are listed, config first: ``….m.N`` of an index, ``….config`` and
-    ``….l.N`` of a manifest.
+    Named as containerd names them: ``….config``, ``….m.N`` (manifests), ``….l.N`` (layers), ``….N``
+    (whatever else), each kind counted by itself.
     """
-    if is_index(parent.media_type):
-        kind = f"m.{position}"
-    elif position == 0:
-        kind = "config"
-    else:
-        kind = f"l.{position - 1}" if is_layer(child.media_type) else f"b.{position - 1}"
-    return f"{GC_REF_CONTENT}.{kind}"
+    labels: list[str] = []
+    counts: Counter[str] = Counter()
+    for child in children:
+        kind, number = _kind_of_child(child.media_type), ""
+        if counts[kind] or kind.endswith("."):
+            number = str(counts[kind])
+        labels.append(f"{GC_REF_CONTENT}{kind}{number}")
+        counts[kind] += 1
+    return labels
+
+
+def _kind_of_child(media_type: str) -> str:
+    if is_config(media_type):
+        return ".config"
+    if is_manifest(media_type):
+        return ".m."
+    return ".l." if is_layer(media_type) else "."
 
 
 async def put_image(images: ImageStore, scope: Scope, image: Image, fieldpaths: Sequence[str] = ()) -> Image:

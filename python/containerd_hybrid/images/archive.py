@@ -18,6 +18,7 @@ from typing import Protocol
 
 from containerd_hybrid.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
 from containerd_hybrid.images.api import ArchiveSource
+from containerd_hybrid.images.inflated import ZstdSource
 
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
@@ -27,8 +28,8 @@ _MAX_EXTENDED = 1 << 20
 _MAX_ENTRIES = 100_000
 
 _GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _REFUSED = {
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
     b"\xfd7zXZ": ("xz", "xz -d"),
     b"BZh": ("bzip2", "bzip2 -d"),
 }
@@ -59,7 +60,7 @@ async def read_archive(source: ArchiveSource, handler: EntryHandler) -> None:
     """Hand every entry of the archive to ``handler``, and read the source to its end.
 
     Raises:
-        InvalidArgumentError: not a tar archive, plain or compressed with gzip, or cut short.
+        InvalidArgumentError: not a tar archive, plain or compressed with gzip or zstd, or cut short.
         UnimplementedError: compressed in another way.
         ResourceExhaustedError: more entries, or longer names, than any honest archive has.
     """
@@ -70,9 +71,22 @@ async def read_archive(source: ArchiveSource, handler: EntryHandler) -> None:
             raise UnimplementedError(
                 f"the archive is compressed with {kind}: decompress it first ({command})"
             )
-    await _read_entries(_Reader(_Gunzipped(raw)) if begin.startswith(_GZIP) else raw, handler)
-    while await raw.some(_CHUNK):
-        pass  # a sender that is not read to its end would wait for ever
+    if begin.startswith(_ZSTD):
+        unpacked = ZstdSource(raw)
+        try:
+            await _read_entries(entries := _Reader(unpacked), handler)
+            await _drain(entries)
+        finally:
+            await unpacked.close()
+    else:
+        await _read_entries(_Reader(_Gunzipped(raw)) if begin.startswith(_GZIP) else raw, handler)
+        await _drain(raw)
+
+
+async def _drain(reader: _Reader) -> None:
+    """A sender that is not read to its end would wait for ever."""
+    while await reader.some(_CHUNK):
+        pass
 
 
 async def _read_entries(reader: _Reader, handler: EntryHandler) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
-from containerd_hybrid.images.api import child_label
+from containerd_hybrid.images.api import child_labels
 from containerd_hybrid.model import Descriptor, Platform, Scope
 from containerd_hybrid.model.descriptor import is_index, is_manifest
-from containerd_hybrid.model.manifest import Index, parse_manifest_or_index
-from containerd_hybrid.model.platform import match_rank
+from containerd_hybrid.model.manifest import Index, parse_manifest_or_index, wanted_of
 
 # Deeper nesting than any real image has; a bound for archives that are made to hurt.
 _MAX_DEPTH = 8
@@ -49,16 +48,21 @@ async def _label(
     sparse = depth > 0 and is_index(parent.media_type)
     labels: dict[str, str] = {}
     missing: list[Descriptor] = []
-    for position, child in enumerate(await children(content, scope, parent)):
-        if is_index(parent.media_type) and not _wanted(child, platforms):
-            continue
+    listed = await children(content, scope, parent)
+    wanted = wanted_of(listed, platforms) if is_index(parent.media_type) else listed
+    whole = 0
+    for label, child in zip(child_labels(listed), listed, strict=True):
         if not await _is_here(content, scope, child):
-            missing.append(child)
+            if child in wanted:
+                missing.append(child)
             continue
+        labels[label] = str(child.digest)
+        if child not in wanted:
+            continue  # what describes another platform is kept, but not what that needs
+        whole += 1
         if is_index(child.media_type) or is_manifest(child.media_type):
             await _label(content, scope, child, platforms, depth + 1)
-        labels[child_label(parent, child, position)] = str(child.digest)
-    if missing and not (sparse and labels):
+    if missing and not (sparse and whole):
         raise NotFoundError(
             f"{missing[0].media_type or 'blob'} {missing[0].digest} of {parent.digest} is missing: "
             "copy or make the archive again"
@@ -73,9 +77,3 @@ async def _is_here(content: ContentStore, scope: Scope, blob: Descriptor) -> boo
     except NotFoundError:
         return False
     return True
-
-
-def _wanted(child: Descriptor, platforms: Sequence[Platform]) -> bool:
-    if not platforms or child.platform is None:
-        return True
-    return any(match_rank(wanted, child.platform) is not None for wanted in platforms)

@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from containerd_hybrid.content.api import ContentStore, read_document
-from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
+from containerd_hybrid.errors import InvalidArgumentError, InvalidReferenceError, NotFoundError
 from containerd_hybrid.images.api import Image, ImageStore
 from containerd_hybrid.images.children import children
 from containerd_hybrid.images.importer import IMAGE_NAME, REF_NAME
-from containerd_hybrid.model import Descriptor, Digest, Platform, Scope
-from containerd_hybrid.model.descriptor import OCI_INDEX, is_index, is_manifest
+from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
+from containerd_hybrid.model.descriptor import OCI_INDEX, is_distributable, is_index, is_manifest
+from containerd_hybrid.model.labels import DISTRIBUTION_SOURCE
 from containerd_hybrid.model.manifest import (
     Index,
     choose_manifest,
     descriptor_to_json,
     parse_manifest_or_index,
+    wanted_of,
 )
-from containerd_hybrid.model.platform import match_rank
 from containerd_hybrid.retention.api import require_child
 
 _CHUNK = 1 << 20
@@ -38,6 +39,7 @@ class _Plan:
     blobs: dict[Digest, Descriptor]
     index: list[Descriptor]
     docker: dict[Digest, tuple[Descriptor, list[str]]]
+    skip_non_distributable: bool
 
 
 class ArchiveExporter:
@@ -54,17 +56,19 @@ class ArchiveExporter:
         platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
+        skip_docker_manifest: bool = False,
+        skip_non_distributable: bool = False,
     ) -> AsyncIterator[bytes]:
         if not names:
             raise InvalidArgumentError("no image to export was named")
         wanted = () if all_platforms else tuple(platforms) or (Platform.host(),)
-        plan = _Plan({}, [], {})
+        plan = _Plan({}, [], {}, skip_non_distributable)
         for name in names:
             await self._add_image(scope, plan, await self._images.get(scope, name), wanted)
         # Everything that is small comes first, so a reader knows the images before their layers.
-        yield _entry("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
+        yield _entry("oci-layout", b'{"imageLayoutVersion":"1.0.0"}', 0o444)
         yield _entry("index.json", _index_json(plan.index))
-        if plan.docker:
+        if plan.docker and not skip_docker_manifest:
             yield _entry("manifest.json", await self._docker_manifest(scope, plan))
         yield _folder("blobs/")
         for algorithm in sorted({digest.algorithm for digest in plan.blobs}):
@@ -76,16 +80,19 @@ class ArchiveExporter:
 
     async def _add_image(self, scope: Scope, plan: _Plan, image: Image, wanted: Sequence[Platform]) -> None:
         target = image.target
-        tag = image.name.rpartition("@")[2] if "@" in image.name else image.name.rpartition(":")[2]
-        annotations = {**target.annotations, IMAGE_NAME: image.name, REF_NAME: tag}
-        plan.index.append(replace(target, annotations=annotations))
+        labels = (await self._content.info(scope, target.digest)).labels
+        sources = {key: text for key, text in labels.items() if key.startswith(DISTRIBUTION_SOURCE)}
+        named = {IMAGE_NAME: image.name, REF_NAME: _ref_name(image.name)}
+        plan.index.append(replace(target, annotations={**target.annotations, **named, **sources}))
         main = target
         if is_index(target.media_type):
             document = parse_manifest_or_index(
                 await read_document(self._content, scope, target), target.media_type
             )
             assert isinstance(document, Index)
-            chosen = choose_manifest(document, wanted[0] if wanted else Platform.host())
+            ordered = wanted or (Platform.host(),)
+            served = (choose_manifest(document, platform) for platform in ordered)
+            chosen = next((one for one in served if one is not None), None)
             if chosen is None and wanted:
                 raise NotFoundError(f"image {image.name!r} has no manifest for {', '.join(map(str, wanted))}")
             main = chosen or main
@@ -98,15 +105,11 @@ class ArchiveExporter:
     ) -> None:
         if blob.digest in plan.blobs:
             return
+        if plan.skip_non_distributable and not is_distributable(blob.media_type):
+            return
         plan.blobs[blob.digest] = blob
-        for child in await children(self._content, scope, blob):
-            if (
-                wanted
-                and is_index(blob.media_type)
-                and child.platform is not None
-                and all(match_rank(platform, child.platform) is None for platform in wanted)
-            ):
-                continue
+        listed = await children(self._content, scope, blob)
+        for child in wanted_of(listed, wanted) if is_index(blob.media_type) else listed:
             if is_manifest(blob.media_type):
                 # Before the first byte is written, for half an archive helps nobody.
                 await require_child(self._content, scope, blob, child)
@@ -116,7 +119,7 @@ class ArchiveExporter:
         listed: list[dict[str, Any]] = []
         for manifest, names in plan.docker.values():
             config, *layers = await children(self._content, scope, manifest)
-            tags = [name for name in names if "@" not in name]
+            tags = [tag for name in names if (tag := _docker_tag(name))]
             listed.append(
                 {
                     "Config": _blob_name(config.digest),
@@ -161,6 +164,21 @@ async def _read_ahead(descriptor: int, size: int) -> AsyncIterator[bytes]:
         await asyncio.wait({reading})
 
 
+def _ref_name(name: str) -> str:
+    """The tag; the whole name where it has none."""
+    last = name.rpartition("/")[2]
+    before, colon, tag = last.partition(":")
+    return tag if colon and "@" not in before else name
+
+
+def _docker_tag(name: str) -> str:
+    """What Docker calls an image; empty for names that are no tags to it."""
+    try:
+        return Reference.parse(name).familiar if "@" not in name else ""
+    except InvalidReferenceError:
+        return ""
+
+
 def _index_json(manifests: Sequence[Descriptor]) -> bytes:
     document = {
         "schemaVersion": 2,
@@ -185,9 +203,9 @@ def _folder(name: str) -> bytes:
     return _header(name, 0, 0o755, tarfile.DIRTYPE)
 
 
-def _entry(name: str, data: bytes) -> bytes:
+def _entry(name: str, data: bytes, mode: int = 0o644) -> bytes:
     buffer = io.BytesIO()
-    buffer.write(_header(name, len(data), 0o444))
+    buffer.write(_header(name, len(data), mode))
     buffer.write(data)
     buffer.write(b"\0" * (-len(data) % _BLOCK))
     return buffer.getvalue()

@@ -31,12 +31,10 @@ from containerd_hybrid.images.api import (
 )
 from containerd_hybrid.images.archive import EntrySink, read_archive
 from containerd_hybrid.images.children import label_tree
+from containerd_hybrid.images.docker_layers import DockerLayers
 from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
 from containerd_hybrid.model.descriptor import (
     DOCKER_CONFIG,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
-    DOCKER_LAYER_ZSTD,
     DOCKER_MANIFEST,
     OCI_INDEX,
 )
@@ -48,6 +46,7 @@ from containerd_hybrid.model.manifest import (
     descriptor_to_json,
     parse_image_config,
     parse_manifest_or_index,
+    wanted_of,
 )
 from containerd_hybrid.model.platform import match_rank
 
@@ -57,8 +56,6 @@ REF_NAME = "org.opencontainers.image.ref.name"
 _MAX_LINKS = 16
 # Bytes that are gathered before they are written: senders' messages are small, and a write costs a thread.
 _PIECE = 1 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class ArchiveImporter:
@@ -69,7 +66,12 @@ class ArchiveImporter:
         self._images = images
 
     async def read(
-        self, scope: Scope, source: ArchiveSource, platforms: Sequence[Platform] = ()
+        self,
+        scope: Scope,
+        source: ArchiveSource,
+        platforms: Sequence[Platform] = (),
+        *,
+        compress: bool = False,
     ) -> ImportedIndex:
         found = _Entries(self._content, scope)
         try:
@@ -79,17 +81,11 @@ class ArchiveImporter:
         if found.is_oci_layout:
             index = found.oci_index()
         else:
-            index = await self._index_of_docker_archive(scope, found)
+            index = await self._index_of_docker_archive(scope, found, compress)
         document = parse_manifest_or_index(await read_document(self._content, scope, index), OCI_INDEX)
         if not isinstance(document, Index):
             raise InvalidArgumentError("not an image archive: index.json is no index")
-        manifests = tuple(
-            entry
-            for entry in document.manifests
-            if not platforms
-            or entry.platform is None
-            or any(match_rank(wanted, entry.platform) is not None for wanted in platforms)
-        )
+        manifests = wanted_of(document.manifests, platforms)
         if not manifests:
             wanted = ", ".join(map(str, platforms)) or "any platform"
             raise NotFoundError(f"the archive has no image for {wanted}")
@@ -128,7 +124,8 @@ class ArchiveImporter:
     async def _put(self, scope: Scope, image: Image) -> Image:
         return await put_image(self._images, scope, image)
 
-    async def _index_of_docker_archive(self, scope: Scope, found: _Entries) -> Descriptor:
+    async def _index_of_docker_archive(self, scope: Scope, found: _Entries, compress: bool) -> Descriptor:
+        stored = DockerLayers(self._content, scope, compress=compress)
         entries: list[dict[str, Any]] = []
         for config_name, layer_names, tags in found.docker_images():
             config = found.blob(config_name, "image config")
@@ -137,7 +134,9 @@ class ArchiveImporter:
                 "schemaVersion": 2,
                 "mediaType": DOCKER_MANIFEST,
                 "config": descriptor_to_json(replace(config.descriptor, media_type=DOCKER_CONFIG)),
-                "layers": [descriptor_to_json(_docker_layer(layer)) for layer in layers],
+                "layers": [
+                    descriptor_to_json(await stored.stored(layer.descriptor, layer.head)) for layer in layers
+                ],
             }
             manifest = await self._write(scope, document, DOCKER_MANIFEST)
             parsed = parse_image_config(await read_document(self._content, scope, config.descriptor))
@@ -148,9 +147,8 @@ class ArchiveImporter:
                 entries.append(descriptor_to_json(replace(manifest, annotations=named)))
             if not tags:
                 entries.append(descriptor_to_json(manifest))
-        return await self._write(
-            scope, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, OCI_INDEX
-        )
+        # Without its media type, as containerd writes it: one archive has one digest everywhere.
+        return await self._write(scope, {"schemaVersion": 2, "manifests": entries}, OCI_INDEX)
 
     async def _write(self, scope: Scope, document: dict[str, Any], media_type: str) -> Descriptor:
         data = json.dumps(document, separators=(",", ":")).encode()
@@ -360,15 +358,6 @@ def _object(file: _Document, name: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidArgumentError(f"malformed {name}: expected a JSON object")
     return document
-
-
-def _docker_layer(layer: _Blob) -> Descriptor:
-    media_type = DOCKER_LAYER
-    if layer.head.startswith(_GZIP_MAGIC):
-        media_type = DOCKER_LAYER_GZIP
-    elif layer.head.startswith(_ZSTD_MAGIC):
-        media_type = DOCKER_LAYER_ZSTD
-    return replace(layer.descriptor, media_type=media_type)
 
 
 def _names(manifest: Descriptor, rules: Sequence[ReferenceRule]) -> list[str]:

@@ -75,6 +75,13 @@ def is_layer(media_type: str) -> bool:
     )
 
 
+def is_distributable(media_type: str) -> bool:
+    """False for layers that their makers do not let everybody hand on (Windows' base layers)."""
+    return not media_type.startswith(
+        ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
+    )
+
+
 def layer_compression(media_type: str) -> str:
     """``"none"``, ``"gzip"`` or ``"zstd"`` as the media type says, ``"auto"`` when it does not."""
     for suffix, compression in ((".gzip", "gzip"), ("+gzip", "gzip"), (".zstd", "zstd"), ("+zstd", "zstd")):

@@ -6,7 +6,7 @@ Only what the runtime needs is kept; unknown fields are ignored as the OCI image
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -131,6 +131,30 @@ def choose_manifest(index: Index, wanted: Platform) -> Descriptor | None:
         if rank is not None:
             ranked.append((rank, position, entry))
     return min(ranked, key=lambda item: item[:2])[2] if ranked else None
+
+
+def ranked_for(entries: Sequence[Descriptor], platforms: Sequence[Platform]) -> dict[int, int]:
+    """The positions of those entries that serve a platform better than all others, with their ranks."""
+    chosen: dict[int, int] = {}
+    for wanted in platforms:
+        ranks = {
+            position: rank
+            for position, entry in enumerate(entries)
+            if entry.platform is not None and (rank := match_rank(wanted, entry.platform)) is not None
+        }
+        best = min(ranks.values(), default=0)
+        chosen |= {position: rank for position, rank in ranks.items() if rank == best}
+    return chosen
+
+
+def wanted_of(entries: Sequence[Descriptor], platforms: Sequence[Platform]) -> tuple[Descriptor, ...]:
+    """The entries that serve a platform best or name none, in their order; all without platforms."""
+    ranked = ranked_for(entries, platforms)
+    return tuple(
+        entry
+        for position, entry in enumerate(entries)
+        if not platforms or entry.platform is None or position in ranked
+    )
 
 
 def descriptor_from_json(value: Any) -> Descriptor:

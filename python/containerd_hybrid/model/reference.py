@@ -73,6 +73,16 @@ class Reference:
         """``host/path``."""
         return f"{self.host}/{self.path}"
 
+    @property
+    def familiar(self) -> str:
+        """As Docker's users write it: without the host and ``library/`` where these are the defaults."""
+        whole = str(self)
+        if self.host != DEFAULT_HOST:
+            return whole
+        path = whole.removeprefix(f"{DEFAULT_HOST}/")
+        short = path.removeprefix("library/")
+        return path if "/" in short.partition("@")[0] else short
+
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""

@@ -122,6 +122,8 @@ class Transferrer(RegistryTransfers, Protocol):
         platforms: Sequence[Platform] = (),
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        compress: bool = False,
     ) -> Sequence[Image]: ...
 
     async def export_images(
@@ -132,6 +134,8 @@ class Transferrer(RegistryTransfers, Protocol):
         platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
+        skip_docker_manifest: bool = False,
+        skip_non_distributable: bool = False,
         progress: ProgressSink | None = None,
     ) -> None: ...
 

@@ -58,11 +58,13 @@ class LocalTransferrer:
         platforms: Sequence[Platform] = (),
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        compress: bool = False,
     ) -> list[Image]:
         tell = progress or _nobody
         async with protected(self._leases, scope) as held:
             tell(Progress("Importing"))
-            imported = await self._importer.read(held, source, platforms)
+            imported = await self._importer.read(held, source, platforms, compress=compress)
             for manifest in imported.manifests:
                 serving = [
                     target
@@ -84,13 +86,20 @@ class LocalTransferrer:
         platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
+        skip_docker_manifest: bool = False,
+        skip_non_distributable: bool = False,
         progress: ProgressSink | None = None,
     ) -> None:
         tell = progress or _nobody
         async with protected(self._leases, scope) as held:
             tell(Progress("Exporting"))
             async for piece in self._exporter.export_archive(
-                held, names, platforms, all_platforms=all_platforms
+                held,
+                names,
+                platforms,
+                all_platforms=all_platforms,
+                skip_docker_manifest=skip_docker_manifest,
+                skip_non_distributable=skip_non_distributable,
             ):
                 await sink.write(piece)
             await sink.close()

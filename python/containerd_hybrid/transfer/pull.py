@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from containerd_hybrid._native import Growing
 from containerd_hybrid.content.api import ContentStore, read_document
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
-from containerd_hybrid.images.api import Image, ImageStore, ReferenceRule, child_label, put_image
+from containerd_hybrid.images.api import Image, ImageStore, ReferenceRule, child_labels, put_image
 from containerd_hybrid.leases.api import LeaseManager, protected
 from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
 from containerd_hybrid.model.descriptor import is_config, is_index, is_manifest
@@ -291,7 +291,7 @@ class _Tree:
             for child in chosen
         )
         # All children, those of other platforms too: they may come later, and belong to this one then.
-        labels = {child_label(blob, child, n): str(child.digest) for n, child in enumerate(listed)}
+        labels = dict(zip(child_labels(listed), (str(child.digest) for child in listed), strict=True))
         if labels:
             await self._content.update(
                 self._scope, blob.digest, labels, tuple(f"labels.{key}" for key in labels)

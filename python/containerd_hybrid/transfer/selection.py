@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.model import Descriptor, Platform
-from containerd_hybrid.model.manifest import Index
-from containerd_hybrid.model.platform import match_rank
+from containerd_hybrid.model.manifest import Index, ranked_for
 
 
 def wanted_manifests(
@@ -20,15 +19,7 @@ def wanted_manifests(
     Raises:
         NotFoundError: none is; the message says what ``name`` has.
     """
-    ranked: dict[int, int] = {}
-    for wanted in platforms:
-        ranks = {
-            position: rank
-            for position, entry in enumerate(index.manifests)
-            if entry.platform is not None and (rank := match_rank(wanted, entry.platform)) is not None
-        }
-        best = min(ranks.values(), default=0)
-        ranked |= {position: rank for position, rank in ranks.items() if rank == best}
+    ranked = ranked_for(index.manifests, platforms)
     for position, entry in enumerate(index.manifests):
         if not platforms or entry.platform is None:
             ranked.setdefault(position, 1_000 if platforms else 0)

@@ -62,6 +62,16 @@ def tar_bytes(entries: Mapping[str, bytes | str | tarfile.TarInfo]) -> bytes:
     return buffer.getvalue()
 
 
+def zstd(data: bytes) -> bytes:
+    """A frame of raw blocks (RFC 8878, 3.1.1): what needs no library."""
+    packed = b"\x28\xb5\x2f\xfd" + b"\x00\x58"
+    for start in range(0, len(data), 1 << 17):
+        block = data[start : start + (1 << 17)]
+        is_last = start + len(block) == len(data)
+        packed += (len(block) << 3 | is_last).to_bytes(3, "little") + block
+    return packed
+
+
 def busybox_layer() -> bytes:
     """A root file system that a shell runs in, with users and groups."""
     folders = ("bin", "dev", "etc", "home", "home/alice", "proc", "root", "run", "sys", "tmp", "var")

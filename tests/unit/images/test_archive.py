@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bz2
 import gzip
 import io
@@ -13,10 +14,15 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from tests.unit.images.archives import tar_bytes
+from tests.unit.images.archives import tar_bytes, zstd
 from tests.unit.images.world import BytesSource
 
-from containerd_hybrid.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
+from containerd_hybrid.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
 from containerd_hybrid.images.archive import read_archive
 
 
@@ -117,9 +123,67 @@ async def test_gzip_is_seen_in_the_bytes_even_in_several_members_and_with_paddin
         assert (await collect(packed)).files["folder/b"] == CONTENT["folder/b"]
 
 
+@pytest.mark.parametrize("piece", [1013, 1 << 20])
+async def test_zstd_is_seen_in_the_bytes(piece: int) -> None:
+    source = BytesSource(zstd(tar_bytes(CONTENT)), piece)
+    found = Collected()
+    await read_archive(source, found)
+    assert found.files["folder/b"] == CONTENT["folder/b"]
+    assert await source.read(1) == b""
+
+
+@pytest.mark.parametrize("cut", [10, 100_000, 2_000_000])
+async def test_a_zstd_stream_that_is_cut_short_is_told(cut: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="zstd"):
+        await collect(zstd(tar_bytes(CONTENT))[:-cut])
+
+
+async def test_what_is_wrong_inside_of_a_zstd_stream_is_told() -> None:
+    with pytest.raises(InvalidArgumentError, match="it is no tar archive"):
+        await collect(zstd(b"x" * 5_000_000))
+
+
+class Stalled(BytesSource):
+    """Says nothing more when its bytes are over, and that it is so."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.silent = asyncio.Event()
+
+    async def read(self, size: int) -> bytes:
+        data = await super().read(size)
+        if not data:
+            self.silent.set()
+            await asyncio.Event().wait()
+        return data
+
+
+async def test_a_reader_of_zstd_may_be_cancelled_while_the_sender_is_silent() -> None:
+    source = Stalled(zstd(tar_bytes(CONTENT))[:1_000_000])
+    reading = asyncio.ensure_future(read_archive(source, Collected()))
+    await source.silent.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+class BrokenOff(BytesSource):
+    """Fails where its bytes are over."""
+
+    async def read(self, size: int) -> bytes:
+        if data := await super().read(size):
+            return data
+        raise UnavailableError("the sender is gone")
+
+
+async def test_a_sender_that_breaks_off_is_told_rather_than_a_stream_cut_short() -> None:
+    with pytest.raises(UnavailableError, match="the sender is gone"):
+        await read_archive(BrokenOff(zstd(tar_bytes(CONTENT))[:1_000_000]), Collected())
+
+
 @pytest.mark.parametrize(
     ("pack", "name"),
-    [(bz2.compress, "bzip2"), (lzma.compress, "xz"), (lambda data: b"\x28\xb5\x2f\xfd" + data, "zstd")],
+    [(bz2.compress, "bzip2"), (lzma.compress, "xz")],
 )
 async def test_other_compression_is_named(pack: object, name: str) -> None:
     with pytest.raises(UnimplementedError, match=f"compressed with {name}: decompress it first"):

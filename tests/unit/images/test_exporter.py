@@ -29,9 +29,9 @@ from containerd_hybrid.model.descriptor import OCI_INDEX, OCI_MANIFEST
 
 
 async def export(
-    world: ImageWorld, *names: str, platforms: tuple[Platform, ...] = (), all_platforms: bool = False
+    world: ImageWorld, *names: str, platforms: tuple[Platform, ...] = (), **choices: bool
 ) -> bytes:
-    pieces = world.exporter.export_archive(NS, names, platforms, all_platforms=all_platforms)
+    pieces = world.exporter.export_archive(NS, names, platforms, **choices)
     return b"".join([piece async for piece in pieces])
 
 
@@ -64,7 +64,7 @@ async def test_the_small_files_come_first_and_docker_finds_its_own(world: ImageW
     found = entries(await export(world, "docker.io/library/a:1"))
     assert list(found)[:3] == ["oci-layout", "index.json", "manifest.json"]
     (image,) = json.loads(found["manifest.json"])
-    assert image["RepoTags"] == ["docker.io/library/a:1"]
+    assert image["RepoTags"] == ["a:1"]
     assert image["Config"] in found
     assert set(image["Layers"]) <= set(found)
     for name, data in found.items():
@@ -97,6 +97,56 @@ async def test_only_the_wanted_platforms_are_exported(world: ImageWorld, tmp_pat
     async with open_image_world(tmp_path / "other") as other:
         await load(other, await export(world, "multi:1", platforms=(ARM,)))
         assert await other.importer.serves(NS, (await other.images.get(NS, "multi:1")).target, ARM)
+
+
+async def test_only_what_serves_a_platform_best_is_exported(world: ImageWorld) -> None:
+    layout = Layout()
+    one, other = several(layout, ARM, Platform.parse("linux/arm/v7"))
+    inner = layout.add_blob(index([one, other]))
+    finish_layout(layout, [descriptor(inner, OCI_INDEX, annotations={NAME: "multi:1"})])
+    await load(world, layout.bytes())
+    exact, compatible = (f"blobs/sha256/{entry['digest'][7:]}" for entry in (one, other))
+    assert {exact, compatible} & set(entries(await export(world, "multi:1", platforms=(ARM,)))) == {exact}
+    # Where there is nothing better, what an ARMv8 can run as well.
+    v8 = Platform.parse("linux/arm/v8")
+    assert {exact, compatible} & set(entries(await export(world, "multi:1", platforms=(v8,)))) == {compatible}
+
+
+async def test_an_archive_need_not_be_for_docker(world: ImageWorld, tmp_path: Path) -> None:
+    await load(world, oci_layout([LAYER], "a:1").bytes())
+    archive = await export(world, "a:1", skip_docker_manifest=True)
+    assert "manifest.json" not in entries(archive)
+    async with open_image_world(tmp_path / "other") as other:
+        assert list(await load(other, archive)) == ["a:1"]
+
+
+async def test_what_may_not_be_handed_on_can_be_left_out(world: ImageWorld) -> None:
+    layout = Layout()
+    manifest = json.loads(add_image(layout, [LAYER, OTHER]))
+    manifest["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    data = layout.add_blob(json.dumps(manifest).encode())
+    finish_layout(layout, [descriptor(data, OCI_MANIFEST, annotations={NAME: "a:1"})])
+    await load(world, layout.bytes())
+    kept, handed_on = (f"blobs/sha256/{layer['digest'][7:]}" for layer in manifest["layers"])
+    assert {kept, handed_on} <= set(entries(await export(world, "a:1")))
+    found = set(entries(await export(world, "a:1", skip_non_distributable=True)))
+    assert {kept, handed_on} & found == {handed_on}
+
+
+async def test_where_an_image_came_from_goes_with_it(world: ImageWorld) -> None:
+    images = await load(world, oci_layout([LAYER], "a:1").bytes())
+    key = "containerd.io/distribution.source.example.com"
+    digest = images["a:1"].target.digest
+    await world.stores.content.update(NS, digest, {key: "lib/a"}, (f"labels.{key}",))
+    (entry,) = json.loads(entries(await export(world, "a:1"))["index.json"])["manifests"]
+    assert entry["annotations"][key] == "lib/a"
+
+
+async def test_names_that_docker_cannot_have_are_not_told_to_it(world: ImageWorld) -> None:
+    images = await load(world, oci_layout([LAYER], "quay.io/x/a:1").bytes())
+    await world.images.create(NS, Image("No Name", images["quay.io/x/a:1"].target))
+    found = entries(await export(world, "quay.io/x/a:1", "No Name"))
+    assert json.loads(found["manifest.json"])[0]["RepoTags"] == ["quay.io/x/a:1"]
 
 
 async def test_a_platform_or_blob_that_is_not_here_is_named(world: ImageWorld) -> None:
@@ -166,4 +216,4 @@ async def test_a_name_by_digest_is_no_tag_for_docker(world: ImageWorld) -> None:
     found = entries(await export(world, name))
     assert json.loads(found["manifest.json"])[0]["RepoTags"] == []
     annotations = json.loads(found["index.json"])["manifests"][0]["annotations"]
-    assert annotations["org.opencontainers.image.ref.name"] == str(Digest.of(manifest))
+    assert annotations["org.opencontainers.image.ref.name"] == name

@@ -35,10 +35,15 @@ BY_ARCHIVE = ImportOptions(references=(ReferenceRule("import", is_prefix=True, a
 
 
 async def load(
-    world: ImageWorld, data: bytes, options: ImportOptions = BY_ARCHIVE, platforms: tuple[Platform, ...] = ()
+    world: ImageWorld,
+    data: bytes,
+    options: ImportOptions = BY_ARCHIVE,
+    platforms: tuple[Platform, ...] = (),
+    *,
+    compress: bool = False,
 ) -> dict[str, Image]:
     async with world.leased() as scope:
-        imported = await world.importer.read(scope, BytesSource(data), platforms)
+        imported = await world.importer.read(scope, BytesSource(data), platforms, compress=compress)
         return {image.name: image for image in await world.importer.store(scope, imported, options)}
 
 
@@ -105,6 +110,41 @@ async def test_layers_of_a_docker_archive_have_the_type_that_their_bytes_have(wo
     images = await load(world, layout.bytes())
     manifest = await manifest_of(world, images["docker.io/test/image:1"])
     assert manifest.layers[0].media_type == DOCKER_LAYER_GZIP
+
+
+async def test_layers_of_a_docker_archive_can_be_compressed(world: ImageWorld) -> None:
+    layout = docker_layout([LAYER, OTHER, LAYER])
+    images = await load(world, layout.bytes(), compress=True)
+    await world.stores.collector.collect()
+    manifest = await manifest_of(world, images["docker.io/test/image:1"])
+    assert {layer.media_type for layer in manifest.layers} == {DOCKER_LAYER_GZIP}
+    assert manifest.layers[0] == manifest.layers[2]
+    for layer, plain in zip(manifest.layers, (LAYER, OTHER, LAYER), strict=True):
+        stored = await world.stores.content.read_at(NS, layer.digest, 0, 1 << 20)
+        assert (gzip.decompress(stored), len(stored)) == (plain, layer.size)
+        assert await world.labels(str(layer.digest)) == {"containerd.io/uncompressed": sha256(plain)}
+    assert not {sha256(LAYER), sha256(OTHER)} & await world.blobs()  # what no image has is collected
+
+
+async def test_a_docker_archive_shares_the_compressed_layers_that_are_here(world: ImageWorld) -> None:
+    layout = docker_layout([LAYER, OTHER])
+    first = await load(world, layout.bytes(), compress=True)
+    again = await load(world, docker_layout([LAYER, OTHER], ["other:2"]).bytes())
+    await world.stores.collector.collect()
+    one = await manifest_of(world, first["docker.io/test/image:1"])
+    other = await manifest_of(world, again["docker.io/library/other:2"])
+    assert one.layers == other.layers
+
+
+async def test_compressed_layers_and_those_of_an_oci_layout_stay_as_they_are(world: ImageWorld) -> None:
+    docker = docker_layout([LAYER])
+    name = next(name for name in docker.entries if name.endswith("layer.tar"))
+    packed = docker.entries[name] = gzip.compress(LAYER)
+    oci = oci_layout([OTHER], "docker.io/oci:1", compressed=False)
+    images = await load(world, docker.bytes(), compress=True)
+    images |= await load(world, oci.bytes(), compress=True)
+    found = [(await manifest_of(world, image)).layers[0].digest for image in images.values()]
+    assert [str(digest) for digest in found] == [sha256(packed), sha256(OTHER)]
 
 
 async def test_links_to_links_and_links_before_their_targets(world: ImageWorld) -> None:
@@ -281,6 +321,21 @@ async def load_directly(world: ImageWorld, entries: list[dict[str, Any]], layout
         entry["annotations"] = {NAME: f"direct:{number}"}
     finish_layout(layout, entries)
     await load(world, layout.bytes())
+
+
+async def test_of_a_platform_the_best_is_kept_whole_and_what_describes_the_others(world: ImageWorld) -> None:
+    layout = Layout()
+    entries = several(layout, ARM, Platform.parse("linux/arm/v7"), AMD)
+    inner = layout.add_blob(index(entries))
+    finish_layout(layout, [descriptor(inner, OCI_INDEX, annotations={NAME: "multi:1"})])
+    await load(world, layout.bytes(), platforms=(ARM,))
+    await world.stores.collector.collect()
+    digests = [entry["digest"] for entry in entries]
+    labels = {f"containerd.io/gc.ref.content.m.{n}": digest for n, digest in enumerate(digests)}
+    assert await world.labels(sha256(inner)) == labels
+    assert set(digests) <= await world.blobs()
+    has_config = [bool(await world.labels(digest)) for digest in digests]
+    assert has_config == [True, False, False]
 
 
 async def test_a_platform_that_the_archive_has_not_is_told(world: ImageWorld) -> None:

@@ -54,8 +54,10 @@ class FakeTransferrer:
         platforms: Sequence[Platform] = (),
         unpack: Sequence[UnpackTarget] = (),
         progress: ProgressSink | None = None,
+        *,
+        compress: bool = False,
     ) -> list[Image]:
-        self.asked = [scope, options, list(platforms), list(unpack)]
+        self.asked = [scope, options, list(platforms), list(unpack), compress]
         while data := await source.read(1 << 20):
             self.archive += data
         for step in range(self.steps):
@@ -71,9 +73,12 @@ class FakeTransferrer:
         platforms: Sequence[Platform] = (),
         *,
         all_platforms: bool = False,
+        skip_docker_manifest: bool = False,
+        skip_non_distributable: bool = False,
         progress: ProgressSink | None = None,
     ) -> None:
         self.asked = [scope, list(names), list(platforms), all_platforms]
+        self.asked += [skip_docker_manifest, skip_non_distributable]
         await sink.write(self.archive)
         await sink.close()
 
@@ -164,8 +169,10 @@ async def test_an_import_says_everything_that_the_request_says() -> None:
             )
         ],
     )
-    await wire.transfer(import_stream("archive"), store)
-    scope, options, platforms, unpack = transferrer.asked
+    source = importexport_pb2.ImageImportStream(stream="archive", force_compress=True)
+    await wire.transfer(source, store)
+    scope, options, platforms, unpack, compress = transferrer.asked
+    assert compress
     assert scope == Scope("ns")
     assert isinstance(options, ImportOptions)
     assert (options.index_name, options.labels) == ("image:1", {"a": "b"})
@@ -201,7 +208,9 @@ async def test_an_export_waits_for_the_window_that_a_client_grants() -> None:
     transferrer = FakeTransferrer(bytes(range(256)) * 4096)
     wire = Wire(transferrer)
     stream = await wire.open("archive")
-    target = importexport_pb2.ImageExportStream(stream="archive", all_platforms=True)
+    target = importexport_pb2.ImageExportStream(
+        stream="archive", all_platforms=True, skip_compatibility_manifest=True
+    )
     moving = asyncio.ensure_future(wire.transfer(STORE, target))
     received, window = b"", 0
     # containerd's receivers grant 32 KiB at a time.
@@ -216,7 +225,7 @@ async def test_an_export_waits_for_the_window_that_a_client_grants() -> None:
     assert await anext(stream.incoming, None) is None
     await moving
     assert received == transferrer.archive
-    assert transferrer.asked == [Scope("ns"), ["image:1"], [], True]
+    assert transferrer.asked == [Scope("ns"), ["image:1"], [], True, True, False]
 
 
 async def test_a_receiver_that_leaves_ends_the_export() -> None:
@@ -278,8 +287,6 @@ async def test_what_is_not_offered_is_named() -> None:
         UnimplementedError, match=r"not implemented for google.protobuf.Empty to containerd.types.transfer"
     ):
         await wire.transfer(Empty(), STORE)
-    with pytest.raises(UnimplementedError, match="compressing layers"):
-        await wire.transfer(importexport_pb2.ImageImportStream(stream="x", force_compress=True), STORE)
     prefix = imagestore_pb2.ImageStore(
         extra_references=[imagestore_pb2.ImageReference(name="x", is_prefix=True)]
     )

@@ -120,8 +120,6 @@ class TransferService:
         destination: imagestore_pb2.ImageStore,
         progress: ProgressSink,
     ) -> None:
-        if source.force_compress:
-            raise UnimplementedError("compressing layers while they are imported is not offered yet")
         stream = self._streams.get(scope, source.stream)
         try:
             await self._transferrer.import_images(
@@ -131,6 +129,7 @@ class TransferService:
                 [platform_from_wire(platform) for platform in destination.platforms],
                 _unpack_targets(destination),
                 progress,
+                compress=source.force_compress,
             )
         finally:
             stream.close()
@@ -155,6 +154,8 @@ class TransferService:
                 sink,
                 [platform_from_wire(platform) for platform in destination.platforms],
                 all_platforms=destination.all_platforms,
+                skip_docker_manifest=destination.skip_compatibility_manifest,
+                skip_non_distributable=destination.skip_non_distributable,
                 progress=progress,
             )
         finally:
