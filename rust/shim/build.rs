@@ -22,6 +22,8 @@ const FILES: &[&str] = &[
     "types/introspection.proto",
     "events/task.proto",
     "services/ttrpc/events/v1/events.proto",
+    "services/streaming/v1/streaming.proto",
+    "types/transfer/streaming.proto",
     "cgroups/v1/metrics.proto",
     "cgroups/v2/metrics.proto",
 ];

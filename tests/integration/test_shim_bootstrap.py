@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -24,10 +25,12 @@ from containerd_hybrid.errors import HybridError, NotFoundError, UnimplementedEr
 from containerd_hybrid.proto.events import task_pb2 as events
 from containerd_hybrid.proto.runtime.bootstrap.v1 import bootstrap_pb2
 from containerd_hybrid.proto.runtime.task.v3 import shim_pb2 as pb
+from containerd_hybrid.proto.services.streaming.v1 import streaming_pb2
 from containerd_hybrid.proto.types import introspection_pb2
 from containerd_hybrid.proto.types.runc import options_pb2
+from containerd_hybrid.proto.types.transfer import streaming_pb2 as bytes_pb2
 from containerd_hybrid.testing.images import busybox_program
-from containerd_hybrid.ttrpc.client import Client, connect
+from containerd_hybrid.ttrpc.client import Client, ClientStream, connect
 
 pytestmark = [
     pytest.mark.root,
@@ -36,6 +39,8 @@ pytestmark = [
 ]
 
 REQUEST, MAX_DATA = 1, 4 << 20
+WINDOW = 64 << 10
+STREAMS = ("stdin", "stdout", "stderr")
 KILLED = 128 + signal.SIGKILL
 # Signals 32 and 33: glibc's posix_spawn, which make uses, leaves them ignored, and lets nobody change that.
 OF_THE_C_LIBRARY = 0b11 << 31
@@ -138,6 +143,15 @@ def shims(namespace: str) -> list[int]:
 def socket_of(address: str) -> Path:
     assert address.startswith("unix:///")
     return Path(address.removeprefix("unix://"))
+
+
+def wait_for_service(path: Path) -> None:
+    """The starter's socket is there before the shim is: only an answer shows that it serves."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(120)
+        peer.connect(str(path))
+        peer.sendall(struct.pack(">IIBB", 0, 2, REQUEST, 0))  # clients' streams have odd numbers
+        assert peer.recv(1)
 
 
 async def call(client: Client, method: str, request: Message, version: int = 3) -> bytes:
@@ -269,7 +283,8 @@ def test_nothing_is_inherited(start: Start, token: str) -> None:
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         # ``start`` is waited for, so a descriptor held by the shim would hang this.
-        start(pass_fds=(read, write))
+        address = start(pass_fds=(read, write)).stdout.decode()
+        wait_for_service(socket_of(address))
         (pid,) = shims(token)
         pipe = Path(f"/proc/self/fd/{read}").readlink()
         held = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
@@ -347,6 +362,77 @@ async def test_the_whole_way_with_events_by_the_daemons_program(
         first.split()
         == f"--address /no/daemon/{token} publish --topic /tasks/create --namespace {token}".split()
     )
+
+
+async def test_streams_that_a_client_opens_at_the_shim(start: Start, bundle: Path) -> None:
+    spec = json.loads((bundle / "config.json").read_text())
+    script = 'n=0; while read -r line; do echo "$line"; n=$((n + 1)); done; echo "$n lines" >&2; exit 3'
+    spec["process"]["args"] = ["sh", "-c", script]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    address = start().stdout.decode()
+    client = await connect(address)
+    request = pb.CreateTaskRequest(id="box", bundle=str(bundle))
+    request.stdin, request.stdout, request.stderr = [
+        f"ttrpc+{address}?streaming_id=box-{name}" for name in STREAMS
+    ]
+    with pytest.raises(HybridError, match=r"box-stdin.* is not open"):
+        await call(client, "Create", request)
+
+    other = await connect(address)  # streams may have a connection of their own
+    stdin, stdout, stderr = [await open_bytes(other, f"box-{name}") for name in STREAMS]
+    await call(client, "Create", request)
+    await call(client, "Start", pb.StartRequest(id="box"))
+    lines = b"".join(b"line %d\n" % number for number in range(20_000))
+    async with asyncio.TaskGroup() as copies, asyncio.timeout(120):
+        copies.create_task(write_bytes(stdin, lines))
+        output = copies.create_task(read_bytes(stdout))
+        errors = copies.create_task(read_bytes(stderr))
+    assert output.result() == lines
+    assert errors.result() == b"20000 lines\n"
+    waited = pb.WaitResponse.FromString(await call(client, "Wait", pb.WaitRequest(id="box")))
+    assert waited.exit_status == 3
+    await call(client, "Delete", pb.DeleteRequest(id="box"))
+    await other.close()
+    await client.close()
+
+
+async def open_bytes(client: Client, id: str) -> ClientStream:
+    service = "containerd.services.streaming.v1.Streaming"
+    stream = await client.open_stream(service, "Stream", client_stream=True)
+    await stream.send(packed(streaming_pb2.StreamInit(id=id)))
+    assert Any.FromString(await stream.receive() or b"").type_url == "google.protobuf.Empty"
+    return stream
+
+
+def packed(message: Message) -> bytes:
+    name = message.DESCRIPTOR.full_name
+    return Any(type_url=name, value=message.SerializeToString()).SerializeToString()
+
+
+async def read_bytes(stream: ClientStream) -> bytes:
+    data, window = b"", 0
+    while True:
+        if window < WINDOW:
+            await stream.send(packed(bytes_pb2.WindowUpdate(update=WINDOW)))
+            window += WINDOW
+        message = await stream.receive()
+        if message is None:
+            return data
+        piece = bytes_pb2.Data.FromString(Any.FromString(message).value).data
+        data += piece
+        window -= len(piece)
+
+
+async def write_bytes(stream: ClientStream, data: bytes) -> None:
+    window = 0
+    while data:
+        while not window:
+            update = Any.FromString(await stream.receive() or b"").value
+            window += bytes_pb2.WindowUpdate.FromString(update).update
+        size = min(window, 32 << 10)
+        await stream.send(packed(bytes_pb2.Data(data=data[:size])))
+        data, window = data[size:], window - min(size, len(data))
+    await stream.close_send()
 
 
 async def test_update_pids_exec_and_checkpoint_of_a_running_container(

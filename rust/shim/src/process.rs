@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
 use crate::shim::Step;
-use crate::stdio::{StdinFifo, Stdio};
+use crate::stdio::{Stdin, Stdio};
 use crate::ttrpc::server::Reply;
 
 /// Processes have numbers that are never used twice.
@@ -34,7 +34,7 @@ pub const UNKNOWN_EXIT_STATUS: u32 = 255;
 /// What is open for a process's streams.
 #[derive(Default)]
 pub struct Streams {
-    pub stdin: Option<StdinFifo>,
+    pub stdin: Option<Stdin>,
     pub input: Option<u32>,
     pub outputs: Vec<u32>,
     pub console: Option<OwnedFd>,

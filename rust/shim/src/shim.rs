@@ -20,10 +20,12 @@ use crate::process::{Phase, Process, ProcessId};
 use crate::proto::containerd::task::v3::DeleteRequest;
 use crate::runtime::Factory;
 use crate::sandbox::Sandbox;
+use crate::service::streaming::{self, Openings};
 use crate::stdio::logger::Starting;
-use crate::streams::RunningPump;
+use crate::stdio::stream;
+use crate::streams::{OPENING_LIMIT, RunningPump};
 use crate::ttrpc::Status;
-use crate::ttrpc::server::{Reply, ReplyKey, Server};
+use crate::ttrpc::server::{Incoming, Reply, ReplyKey, Server};
 
 /// What goes on later.
 pub type Step = Box<dyn FnOnce(&mut Shim)>;
@@ -54,6 +56,11 @@ pub struct Shim {
     /// Live processes of containers by pid.
     pub pids: BTreeMap<i32, ProcessId>,
     pub pumps: BTreeMap<u32, RunningPump>,
+    /// Streams of bytes that clients have open, or processes have.
+    pub byte_streams: stream::Table,
+    pub openings: Openings,
+    /// How long after a process's start its client may open its FIFOs.
+    pub opening_limit: Duration,
     /// Logging programs that have not said yet that they are ready.
     pub starting_loggers: BTreeMap<u32, (Starting, u64, TimerId, LoggerStep)>,
     /// Logging programs that exited before they belonged to a process.
@@ -86,6 +93,9 @@ impl Shim {
             processes: BTreeMap::new(),
             pids: BTreeMap::new(),
             pumps: BTreeMap::new(),
+            byte_streams: stream::Table::new(),
+            openings: Openings::new(),
+            opening_limit: OPENING_LIMIT,
             starting_loggers: BTreeMap::new(),
             gone_loggers: BTreeSet::new(),
             children: BTreeMap::new(),
@@ -99,6 +109,7 @@ impl Shim {
             idle_timer: None,
             trim_timer: None,
         };
+        shim.server.streaming = &[(streaming::SERVICE, streaming::METHOD)];
         shim.watch_idleness();
         Ok(shim)
     }
@@ -134,6 +145,9 @@ impl Shim {
             self.run_deferred();
         }
         self.run_deferred();
+        if !self.byte_streams.is_empty() {
+            self.sweep_streams();
+        }
         if !tokens.is_empty() && self.trim_timer.is_none() {
             self.trim_timer = Some(self.events.arm(TRIM_AFTER, Timer::Trim));
         }
@@ -145,12 +159,22 @@ impl Shim {
             Token::Signals => self.on_signals(),
             Token::Listener => self.server.accept(&mut self.events),
             Token::Connection(id) => {
-                for call in self.server.serve(&mut self.events, id) {
-                    self.dispatch(call);
+                for incoming in self.server.serve(&mut self.events, id) {
+                    match incoming {
+                        Incoming::Call(call) => self.dispatch(call),
+                        Incoming::Data {
+                            key,
+                            message,
+                            ended,
+                        } => self.on_stream(key, message.as_deref(), ended),
+                    }
                     self.run_deferred();
                 }
-                if !self.server.has_connection(id) {
+                if self.server.has_connection(id) {
+                    self.unstick_streams(id);
+                } else {
                     self.forget_waiters(|key| key.0 == id);
+                    self.forget_streams(|key| key.0 == id);
                 }
                 self.watch_idleness();
             }
@@ -166,6 +190,7 @@ impl Shim {
             Timer::Deadline { connection, stream } => {
                 self.server.expire(&mut self.events, connection, stream);
                 self.forget_waiters(|key| key == (connection, stream));
+                self.forget_streams(|key| key == (connection, stream));
             }
             Timer::Drain(process) => self.on_drain_timer(process),
             Timer::Execs(init) => self.press_execs(init),

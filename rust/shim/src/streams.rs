@@ -16,6 +16,12 @@ use crate::stdio::{LoggerUri, Prepared};
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 const STALLED_LOOK: Duration = Duration::from_secs(1);
 
+/// How long after the start of a copy a client may open its FIFO. (A client asks for a process and
+/// opens its side at the same time; on a busy machine the process may have ended, and may even be
+/// deleted, before that.)
+pub const OPENING_LIMIT: Duration = Duration::from_secs(10);
+const OPENING_LOOK: Duration = Duration::from_millis(5);
+
 /// How long an exited process's terminal, which others hold open, may be silent until it counts as
 /// passed on. A terminal that nobody holds open tells its end at once.
 const TERMINAL_LAG: Duration = Duration::from_millis(300);
@@ -67,19 +73,22 @@ impl Shim {
         Ok(())
     }
 
-    fn start_pump(&mut self, owner: ProcessId, pump: Pump) -> io::Result<u32> {
+    fn start_pump(&mut self, owner: ProcessId, mut pump: Pump) -> io::Result<u32> {
         let id = self.new_id();
+        pump.open_until = Instant::now() + self.opening_limit;
         let token = Token::Pump(id);
         // A regular file as input cannot be watched; it never keeps a reader waiting either.
-        let source = match self.events.add(&pump.source, token) {
+        let source = pump.source.fd().map(|fd| self.events.add(fd, token));
+        let source = match source.transpose() {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => None,
-            added => Some(added?),
+            added => added?,
         };
-        let sink = if pump.sink.pollable {
-            Some(self.events.add(&pump.sink, token)?)
-        } else {
-            None
-        };
+        let sink = pump.sink.fd().filter(|_| pump.sink.pollable);
+        let sink = sink.map(|fd| self.events.add(fd, token)).transpose()?;
+        let streams = [pump.source.stream(), pump.sink.stream()];
+        for stream in streams.into_iter().flatten() {
+            stream.set_pump(id);
+        }
         self.pumps.insert(
             id,
             RunningPump {
@@ -111,11 +120,23 @@ impl Shim {
     fn run_pump(&mut self, id: u32) -> Option<(ProcessId, Stop)> {
         let running = self.pumps.get_mut(&id)?;
         let owner = running.owner;
-        let stop = running.pump.run();
+        let mut stop = running.pump.run();
+        let output = running.pump.sink.stream().cloned();
+        if let Some(stream) = running.pump.source.stream().cloned() {
+            self.flush_stream(&stream);
+        }
+        if let Some(stream) = output {
+            self.flush_stream(&stream);
+            if stop == Stop::Full && stream.is_writable() {
+                stop = Stop::Turn;
+            }
+        }
         match stop {
             Stop::Turn => self.events.again(Token::Pump(id)),
             Stop::End => self.stop_pump(id),
             Stop::Empty | Stop::Full => {}
+            // That a reader comes causes no event.
+            Stop::Unopened => self.look_again(owner, OPENING_LOOK),
         }
         Some((owner, stop))
     }
@@ -130,11 +151,10 @@ impl Shim {
         else {
             return;
         };
-        if let Some(registration) = source {
-            self.events.remove(&pump.source, registration);
-        }
-        if let Some(registration) = sink {
-            self.events.remove(&pump.sink, registration);
+        for (fd, registration) in [(pump.source.fd(), source), (pump.sink.fd(), sink)] {
+            if let (Some(fd), Some(registration)) = (fd, registration) {
+                self.events.remove(fd, registration);
+            }
         }
         if let Some(p) = self.processes.get_mut(&owner) {
             p.streams.outputs.retain(|output| *output != id);
@@ -156,22 +176,32 @@ impl Shim {
         }
     }
 
-    /// Whether all that the process wrote has been passed on; copies what there is.
+    /// Whether all that the process wrote has been passed on; copies what there is. `finally`: what is
+    /// in the pipes will be gone, so a client that has not opened its side yet is waited for.
     ///
     /// What an exited process wrote is in its pipe, so a pipe that is empty has been passed on, even
     /// if a grandchild still holds it open. A client that is there and reads, however slowly, is
     /// waited for; one that is gone, or has not read for [`STALL_LIMIT`], is not: the copy goes on
     /// and the data stays in the pipes until the process is deleted.
-    pub fn drained(&mut self, owner: ProcessId) -> bool {
+    pub fn drained(&mut self, owner: ProcessId, finally: bool) -> bool {
         let Some(p) = self.processes.get_mut(&owner) else {
             return true;
         };
         let since = *p.drain_since.get_or_insert_with(Instant::now);
         let mut drained = true;
         for id in p.streams.outputs.clone() {
-            match self.run_pump(id) {
-                Some((_, Stop::Turn)) => drained = false,
-                Some((_, Stop::Full)) => {
+            let stop = self.run_pump(id).map(|(_, stop)| stop);
+            if finally
+                && let Some(running) = self.pumps.get_mut(&id)
+                && running.pump.is_awaited()
+            {
+                drained = false;
+                self.look_again(owner, OPENING_LOOK);
+                continue;
+            }
+            match stop {
+                Some(Stop::Turn) => drained = false,
+                Some(Stop::Full) => {
                     let Some(running) = self.pumps.get_mut(&id) else {
                         continue;
                     };
@@ -181,7 +211,7 @@ impl Shim {
                         self.look_again(owner, STALLED_LOOK);
                     }
                 }
-                Some((_, Stop::Empty)) => {
+                Some(Stop::Empty) => {
                     let Some(running) = self.pumps.get(&id) else {
                         continue;
                     };
@@ -210,6 +240,9 @@ impl Shim {
     pub fn on_drain_timer(&mut self, owner: ProcessId) {
         if let Some(p) = self.processes.get_mut(&owner) {
             p.drain_timer = false;
+            for id in p.streams.outputs.clone() {
+                self.run_pump(id);
+            }
         }
         self.settle_exit(owner);
         self.settle_drain(owner);
@@ -230,7 +263,7 @@ impl Shim {
             .get(&owner)
             .is_some_and(|p| p.on_drained.is_some());
         if waiting
-            && self.drained(owner)
+            && self.drained(owner, true)
             && let Some(step) = self
                 .processes
                 .get_mut(&owner)

@@ -96,7 +96,7 @@ impl Shim {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let prepared = Prepared::open(&stdio, (options.io_uid, options.io_gid))
+        let prepared = Prepared::open(&stdio, (options.io_uid, options.io_gid), &self.byte_streams)
             .map_err(|e| failed("failed to create init process I/O", &e))?;
         let mounted = !request.rootfs.is_empty();
         if mounted {

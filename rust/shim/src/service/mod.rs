@@ -1,5 +1,5 @@
 //! The task service: `containerd.task.v2.Task` and `containerd.task.v3.Task`, one implementation;
-//! and the sandbox service ([`sandbox`]).
+//! the sandbox service ([`sandbox`]); and the streaming service ([`streaming`]).
 //!
 //! The two versions have the same messages on the wire. Each operation has its file; each ends in
 //! exactly one answer to its [`Reply`].
@@ -15,6 +15,7 @@ mod pids;
 mod sandbox;
 mod start;
 mod state;
+pub mod streaming;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -46,6 +47,9 @@ impl Shim {
         debug!("{service}/{method}");
         if service == sandbox::SERVICE {
             return self.dispatch_sandbox(reply, &method, &payload);
+        }
+        if (service.as_str(), method.as_str()) == (streaming::SERVICE, streaming::METHOD) {
+            return self.open_call(reply, &payload);
         }
         if !SERVICES.contains(&service.as_str()) {
             let status = Status::new(Code::Unimplemented, format!("service {service}"));

@@ -194,8 +194,8 @@ impl Shim {
     fn prepare_exec(&mut self, id: ProcessId, name: &str) -> Result<Prepared, Status> {
         let options = &self.container(name)?.options;
         let owner = (options.io_uid, options.io_gid);
-        let stdio = &self.process(id)?.stdio;
-        Prepared::open(stdio, owner)
+        let stdio = self.process(id)?.stdio.clone();
+        Prepared::open(&stdio, owner, &self.byte_streams)
             .map_err(|e| Status::unknown(format!("failed to create exec process I/O: {e}")))
     }
 

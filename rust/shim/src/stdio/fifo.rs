@@ -53,6 +53,8 @@ impl StdinFifo {
 pub struct OutputFifo {
     writer: OwnedFd,
     reader: Option<OwnedFd>,
+    /// Whether somebody else was seen to have opened it for reading.
+    opened: bool,
 }
 
 impl OutputFifo {
@@ -69,11 +71,25 @@ impl OutputFifo {
         Ok(Some(Self {
             writer,
             reader: Some(reader),
+            opened: false,
         }))
     }
 
     pub fn writer(&self) -> &OwnedFd {
         &self.writer
+    }
+
+    /// Whether somebody else has, or had, the FIFO open for reading, as far as can be told: it is open
+    /// now, or there is less in it than the `written` bytes.
+    ///
+    /// Once both ends kept here are closed, its content is gone, and an `open` that comes later waits
+    /// for ever.
+    pub fn was_opened(&mut self, written: u64) -> bool {
+        if !self.opened {
+            let held = rustix::io::ioctl_fionread(&self.writer).unwrap_or(0);
+            self.opened = held < written || self.has_foreign_reader();
+        }
+        self.opened
     }
 
     /// Whether anybody but this process has the FIFO open for reading.
@@ -142,10 +158,24 @@ mod tests {
         let client = open(&path, OFlags::RDONLY | NONBLOCK, Mode::empty()).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(fifo.has_foreign_reader());
+        assert!(fifo.was_opened(4));
         let mut bytes = [0; 8];
         assert_eq!(rustix::io::read(&client, &mut bytes), Ok(4));
         drop(client);
         assert!(!fifo.has_foreign_reader());
         rustix::io::write(fifo.writer(), b"no broken pipe").unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_came_and_went_leaves_a_trace_if_it_read() {
+        let path = make("trace");
+        let mut fifo = OutputFifo::open(&path).unwrap().unwrap();
+        rustix::io::write(fifo.writer(), b"kept").unwrap();
+        assert!(!fifo.was_opened(4));
+        let client = open(&path, OFlags::RDONLY | NONBLOCK, Mode::empty()).unwrap();
+        rustix::io::read(&client, &mut [0; 1]).unwrap();
+        drop(client);
+        assert!(fifo.was_opened(4));
+        std::fs::remove_file(path).unwrap();
     }
 }

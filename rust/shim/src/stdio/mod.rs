@@ -1,13 +1,14 @@
 //! Standard streams: from what a request names to descriptors and copies between them.
 //!
 //! A stream is a FIFO the client made (a bare path), a file (`file://PATH`, or the bare path of
-//! something that is no FIFO), a logging program (`binary://PATH?args`), or nothing. The process
-//! itself gets anonymous pipes, or a terminal; [`pump::Pump`]s copy between the two.
+//! something that is no FIFO), a logging program (`binary://PATH?args`), a stream over ttrpc
+//! (`ttrpc+unix://…?streaming_id=ID`), or nothing. The process itself gets anonymous pipes, or a terminal; [`pump::Pump`]s copy between the two.
 
 mod fifo;
 pub mod logger;
 pub mod pump;
-mod sink;
+pub mod sink;
+pub mod stream;
 mod uri;
 
 use std::io;
@@ -15,7 +16,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
-pub use self::fifo::StdinFifo;
+use self::fifo::StdinFifo;
 use self::logger::LoggerPipes;
 use self::pump::{Pump, Source};
 use self::sink::Sink;
@@ -35,11 +36,46 @@ pub struct Stdio {
     pub terminal: bool,
 }
 
+/// The client's input.
+pub enum Stdin {
+    Fifo(StdinFifo),
+    Stream(stream::Stream, Option<stream::End>),
+}
+
+impl Stdin {
+    fn open(name: &str, streams: &stream::Table) -> io::Result<Self> {
+        if let Target::Stream(id) = Target::parse(name)? {
+            let end = stream::take_input(streams, &id)?;
+            return Ok(Self::Stream(end.0.clone(), Some(end)));
+        }
+        Ok(Self::Fifo(StdinFifo::open(name)?))
+    }
+
+    /// Where to copy from; there is one, for one copy.
+    fn take_source(&mut self) -> io::Result<Source> {
+        match self {
+            Self::Fifo(fifo) => Source::pipe(fifo.take_reader()?),
+            Self::Stream(_, end) => match end.take() {
+                Some(end) => Ok(Source::Stream(end)),
+                None => Err(io::Error::other("stdin is being read already")),
+            },
+        }
+    }
+
+    /// Lets the end of input come, after all that was written.
+    pub fn close(&mut self) {
+        match self {
+            Self::Fifo(fifo) => fifo.close(),
+            Self::Stream(stream, _) => stream.close_input(),
+        }
+    }
+}
+
 /// Everything that is open before the process exists.
 pub struct Prepared {
     /// What the runtime gives the process.
     pub io: ProcessIo,
-    pub stdin: Option<StdinFifo>,
+    pub stdin: Option<Stdin>,
     /// Copies that can run at once; a terminal's begin when its master has come.
     pub input: Option<Pump>,
     pub outputs: Vec<Pump>,
@@ -50,11 +86,11 @@ pub struct Prepared {
 
 impl Prepared {
     /// Opens the client's sides and makes the process's. Never blocks, whoever is not there yet.
-    pub fn open(stdio: &Stdio, owner: (u32, u32)) -> io::Result<Self> {
+    pub fn open(stdio: &Stdio, owner: (u32, u32), streams: &stream::Table) -> io::Result<Self> {
         let target = Target::parse(&stdio.stdout)?;
         let stdin = match stdio.stdin.as_str() {
             "" => None,
-            path => Some(StdinFifo::open(path).map_err(|e| named("stdin", path, &e))?),
+            name => Some(Stdin::open(name, streams).map_err(|e| named("stdin", name, &e))?),
         };
         let mut prepared = Self {
             io: ProcessIo::Terminal,
@@ -65,14 +101,19 @@ impl Prepared {
             terminal_sink: None,
         };
         if stdio.terminal {
-            prepared.open_terminal(target, &stdio.stdout)?;
+            prepared.open_terminal(target, &stdio.stdout, streams)?;
         } else {
-            prepared.open_pipes(target, stdio, owner)?;
+            prepared.open_pipes(target, stdio, owner, streams)?;
         }
         Ok(prepared)
     }
 
-    fn open_terminal(&mut self, target: Target, name: &str) -> io::Result<()> {
+    fn open_terminal(
+        &mut self,
+        target: Target,
+        name: &str,
+        streams: &stream::Table,
+    ) -> io::Result<()> {
         self.terminal_sink = Some(match target {
             Target::Logger(uri) => {
                 let (out_read, out_write) = pipe()?;
@@ -87,20 +128,23 @@ impl Prepared {
                 ));
                 Sink::pipe(out_write)?
             }
-            other => Sink::open(&other).map_err(|e| named("stdout", name, &e))?,
+            other => Sink::open(&other, streams).map_err(|e| named("stdout", name, &e))?,
         });
         Ok(())
     }
 
-    fn open_pipes(&mut self, target: Target, stdio: &Stdio, owner: (u32, u32)) -> io::Result<()> {
+    fn open_pipes(
+        &mut self,
+        target: Target,
+        stdio: &Stdio,
+        owner: (u32, u32),
+        table: &stream::Table,
+    ) -> io::Result<()> {
         let mut streams = Streams::default();
-        if let Some(fifo) = &mut self.stdin {
+        if let Some(stdin) = &mut self.stdin {
             let (read, write) = process_pipe(owner, true)?;
             streams.stdin = Some(read);
-            self.input = Some(Pump::new(
-                Source::pipe(fifo.take_reader()?)?,
-                Sink::pipe(write)?,
-            ));
+            self.input = Some(Pump::new(stdin.take_source()?, Sink::pipe(write)?));
         }
         match target {
             Target::Logger(uri) => {
@@ -124,13 +168,13 @@ impl Prepared {
                     _ => Target::parse(&stdio.stderr)?,
                 };
                 if let Some((write, pump)) =
-                    output(&target, owner).map_err(|e| named("stdout", &stdio.stdout, &e))?
+                    output(&target, owner, table).map_err(|e| named("stdout", &stdio.stdout, &e))?
                 {
                     streams.stdout = Some(write);
                     self.outputs.push(pump);
                 }
                 if let Some((write, pump)) =
-                    output(&stderr, owner).map_err(|e| named("stderr", &stdio.stderr, &e))?
+                    output(&stderr, owner, table).map_err(|e| named("stderr", &stdio.stderr, &e))?
                 {
                     streams.stderr = Some(write);
                     self.outputs.push(pump);
@@ -147,19 +191,23 @@ impl Prepared {
             self.outputs
                 .push(Pump::new(Source::terminal(master.try_clone()?)?, sink));
         }
-        if let Some(fifo) = &mut self.stdin {
-            let source = Source::pipe(fifo.take_reader()?)?;
+        if let Some(stdin) = &mut self.stdin {
+            let source = stdin.take_source()?;
             self.input = Some(Pump::new(source, Sink::terminal(master.try_clone()?)?));
         }
         Ok(())
     }
 }
 
-fn output(target: &Target, owner: (u32, u32)) -> io::Result<Option<(OwnedFd, Pump)>> {
+fn output(
+    target: &Target,
+    owner: (u32, u32),
+    streams: &stream::Table,
+) -> io::Result<Option<(OwnedFd, Pump)>> {
     if *target == Target::Null {
         return Ok(None);
     }
-    let sink = Sink::open(target)?;
+    let sink = Sink::open(target, streams)?;
     let (read, write) = process_pipe(owner, false)?;
     Ok(Some((write, Pump::new(Source::pipe(read)?, sink))))
 }

@@ -5,13 +5,14 @@
 //! sink without room stops the reading, and with it, in the end, the writer.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::sink::{Sink, set_nonblocking};
+use super::stream::{self, Stream};
 
 /// The most one splice call is asked to move, in bytes.
 const SPLICE_LEN: usize = 1 << 20;
@@ -22,9 +23,10 @@ const UNKNOWN_LEN: usize = 16 << 10;
 /// Moves in one turn before other sources get theirs.
 const TURN: usize = 16;
 
-pub struct Source {
-    fd: OwnedFd,
-    splices: bool,
+pub enum Source {
+    Pipe(OwnedFd),
+    Terminal(OwnedFd),
+    Stream(stream::End),
 }
 
 impl Source {
@@ -34,26 +36,51 @@ impl Source {
     /// own buffers and a worker that fills ours a page at a time; only its end (EIO) says that no
     /// more comes.
     pub fn lags(&self) -> bool {
-        !self.splices
+        matches!(self, Self::Terminal(_))
     }
 
     pub fn pipe(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
-        Ok(Self { fd, splices: true })
+        Ok(Self::Pipe(fd))
     }
 
     pub fn terminal(master: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&master)?;
-        Ok(Self {
-            fd: master,
-            splices: false,
-        })
+        Ok(Self::Terminal(master))
     }
-}
 
-impl AsFd for Source {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Pipe(fd) | Self::Terminal(fd) => Some(fd.as_fd()),
+            Self::Stream(_) => None,
+        }
+    }
+
+    pub fn stream(&self) -> Option<&Stream> {
+        match self {
+            Self::Stream(end) => Some(&end.0),
+            _ => None,
+        }
+    }
+
+    /// Bytes that wait in it, if it says so.
+    fn held(&self) -> Option<usize> {
+        match self {
+            Self::Pipe(fd) | Self::Terminal(fd) => {
+                let held = rustix::io::ioctl_fionread(fd).ok()?;
+                Some(usize::try_from(held).unwrap_or(usize::MAX))
+            }
+            Self::Stream(end) => Some(end.0.held()),
+        }
+    }
+
+    fn read(&self, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
+        match self {
+            Self::Pipe(fd) | Self::Terminal(fd) => {
+                rustix::io::read(fd, rustix::buffer::spare_capacity(buffer))
+            }
+            Self::Stream(end) => end.0.read(buffer),
+        }
     }
 }
 
@@ -68,6 +95,9 @@ pub enum Stop {
     Full,
     /// The source has ended, and all of it has been passed on; or the sink takes no more.
     End,
+    /// As `End`, but the client has not opened its side yet, and would find neither content nor end
+    /// were it closed now.
+    Unopened,
 }
 
 pub struct Pump {
@@ -79,11 +109,13 @@ pub struct Pump {
     source_ended: bool,
     pub moved: u64,
     pub last_moved: Instant,
+    /// Until when a client may open its side; after that it is not expected any more.
+    pub open_until: Instant,
 }
 
 impl Pump {
     pub fn new(source: Source, sink: Sink) -> Self {
-        let splices = source.splices && sink.splices;
+        let splices = matches!(source, Source::Pipe(_)) && sink.splices;
         Self {
             source,
             sink,
@@ -92,7 +124,13 @@ impl Pump {
             source_ended: false,
             moved: 0,
             last_moved: Instant::now(),
+            open_until: Instant::now(),
         }
+    }
+
+    /// Whether the client is still expected to open its side.
+    pub fn is_awaited(&mut self) -> bool {
+        Instant::now() < self.open_until && !self.sink.was_opened(self.moved)
     }
 
     pub fn run(&mut self) -> Stop {
@@ -113,6 +151,9 @@ impl Pump {
             self.last_moved = Instant::now();
         }
         if stop == Stop::End && self.source_ended {
+            if self.is_awaited() {
+                return Stop::Unopened;
+            }
             self.sink.end_of_input();
         }
         stop
@@ -120,7 +161,11 @@ impl Pump {
 
     fn splice(&mut self) -> Result<(), Stop> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        match splice(&self.source.fd, None, &self.sink, None, SPLICE_LEN, flags) {
+        let (Some(source), Some(sink)) = (self.source.fd(), self.sink.fd()) else {
+            self.splices = false;
+            return Ok(());
+        };
+        match splice(source, None, sink, None, SPLICE_LEN, flags) {
             Ok(0) => {
                 self.source_ended = true;
                 Err(Stop::End)
@@ -146,9 +191,9 @@ impl Pump {
             if self.source_ended {
                 return Err(Stop::End);
             }
-            let there = rustix::io::ioctl_fionread(&self.source.fd).unwrap_or(0) as usize;
+            let there = self.source.held().unwrap_or(0);
             let mut buffer = Vec::with_capacity(there.clamp(UNKNOWN_LEN, BUFFER_LEN));
-            match rustix::io::read(&self.source.fd, rustix::buffer::spare_capacity(&mut buffer)) {
+            match self.source.read(&mut buffer) {
                 Ok(0) => self.source_ended = true,
                 Ok(_) => self.write(&buffer)?,
                 Err(Errno::AGAIN) => return Err(Stop::Empty),
@@ -166,7 +211,7 @@ impl Pump {
     /// Writes what the sink takes and holds the rest.
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
         while !bytes.is_empty() {
-            match rustix::io::write(&self.sink, bytes) {
+            match self.sink.write(bytes) {
                 Ok(n) => {
                     self.moved += n as u64;
                     bytes = &bytes[n..];
@@ -184,7 +229,7 @@ impl Pump {
 
     fn source_is_empty(&self) -> bool {
         // If the source has something and the sink has room, the two changed since: run again.
-        rustix::io::ioctl_fionread(&self.source.fd).is_ok_and(|n| n == 0)
+        self.source.held() == Some(0)
     }
 }
 
@@ -206,17 +251,18 @@ mod tests {
     fn drive(pump: &mut Pump) {
         let mut events = crate::event_loop::EventLoop::new().unwrap();
         events
-            .add(&pump.source, crate::event_loop::Token::Pump(1))
+            .add(pump.source.fd().unwrap(), crate::event_loop::Token::Pump(1))
             .unwrap();
         if pump.sink.pollable {
             events
-                .add(&pump.sink, crate::event_loop::Token::Pump(1))
+                .add(pump.sink.fd().unwrap(), crate::event_loop::Token::Pump(1))
                 .unwrap();
         }
         loop {
             match pump.run() {
                 Stop::End => return,
                 Stop::Turn => {}
+                Stop::Unopened => panic!("a pipe is open"),
                 Stop::Empty | Stop::Full => drop(events.wait(None).unwrap()),
             }
         }

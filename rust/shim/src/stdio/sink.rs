@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, OFlags, fstat};
+use rustix::io::Errno;
 
 use super::fifo::OutputFifo;
+use super::stream::{self, Stream};
 use super::uri::Target;
 
 pub struct Sink {
@@ -22,11 +24,12 @@ pub struct Sink {
 enum End {
     Fifo(OutputFifo),
     Fd(OwnedFd),
+    Stream(stream::End),
 }
 
 impl Sink {
-    /// Opens a path or a file.
-    pub fn open(target: &Target) -> io::Result<Self> {
+    /// Opens a path or a file, or takes a stream.
+    pub fn open(target: &Target, streams: &stream::Table) -> io::Result<Self> {
         match target {
             Target::Path(path) => match OutputFifo::open(path)? {
                 Some(fifo) => Ok(Self {
@@ -43,6 +46,12 @@ impl Sink {
                 }
                 Self::file(path, OpenOptions::new().append(true).create(true))
             }
+            Target::Stream(id) => Ok(Self {
+                end: End::Stream(stream::take_output(streams, id)?),
+                splices: false,
+                pollable: false,
+                is_terminal: false,
+            }),
             Target::Null => Self::file(Path::new("/dev/null"), OpenOptions::new().write(true)),
             Target::Logger(uri) => {
                 let text = format!("{} is a program, not a file", uri.path);
@@ -94,30 +103,54 @@ impl Sink {
         if !self.is_terminal {
             return;
         }
-        if let Ok(termios) = rustix::termios::tcgetattr(self.as_fd())
+        if let Some(fd) = self.fd()
+            && let Ok(termios) = rustix::termios::tcgetattr(fd)
             && termios
                 .local_modes
                 .contains(rustix::termios::LocalModes::ICANON)
         {
             let eof = termios.special_codes[rustix::termios::SpecialCodeIndex::VEOF];
-            let _ = rustix::io::write(self.as_fd(), &[eof]);
+            let _ = rustix::io::write(fd, &[eof]);
         }
     }
 
-    /// Whether anybody may still read what is written. Only a FIFO can have nobody.
+    /// Whether anybody ever opened it to read, as far as can be told; `written` bytes went into it.
+    pub fn was_opened(&mut self, written: u64) -> bool {
+        match &mut self.end {
+            End::Fifo(fifo) => fifo.was_opened(written),
+            End::Fd(_) | End::Stream(_) => true,
+        }
+    }
+
+    /// Whether anybody may still read what is written. Only a FIFO or a stream can have nobody.
     pub fn has_reader(&mut self) -> bool {
         match &mut self.end {
             End::Fifo(fifo) => fifo.has_foreign_reader(),
             End::Fd(_) => true,
+            End::Stream(end) => end.0.is_open(),
         }
     }
-}
 
-impl AsFd for Sink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.end {
-            End::Fifo(fifo) => fifo.writer().as_fd(),
-            End::Fd(fd) => fd.as_fd(),
+            End::Fifo(fifo) => Some(fifo.writer().as_fd()),
+            End::Fd(fd) => Some(fd.as_fd()),
+            End::Stream(_) => None,
+        }
+    }
+
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.end {
+            End::Stream(end) => Some(&end.0),
+            _ => None,
+        }
+    }
+
+    pub fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        match &self.end {
+            End::Fifo(fifo) => rustix::io::write(fifo.writer(), bytes),
+            End::Fd(fd) => rustix::io::write(fd, bytes),
+            End::Stream(end) => end.0.write(bytes),
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum Target {
     /// A file that is made if it is missing, with its folders, and appended to.
     LogFile(PathBuf),
     Logger(LoggerUri),
+    /// A stream that the client has opened at this shim, by its id.
+    Stream(String),
 }
 
 /// A logging program and its arguments.
@@ -50,12 +52,26 @@ impl Target {
                     strict: scheme == "binary-v2",
                 }))
             }
+            "streaming" | "ttrpc+unix" | "ttrpc" => match stream_id(query)? {
+                Some(id) => Ok(Self::Stream(id)),
+                None => Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{name}: no streaming_id"),
+                )),
+            },
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("unknown STDIO scheme {scheme}"),
             )),
         }
     }
+}
+
+fn stream_id(query: &str) -> io::Result<Option<String>> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let id = pairs.find(|(key, _)| *key == "streaming_id");
+    let id = id.map(|(_, id)| percent_decode(id, true)).transpose()?;
+    Ok(id.filter(|id| !id.is_empty()))
 }
 
 /// `scheme://host/path` → scheme and path. A log URI has no host; `binary://name` means a program
@@ -125,6 +141,18 @@ mod tests {
             Target::parse("binary-v2://logger").unwrap(),
             logger("logger", &[], true)
         );
+        assert_eq!(
+            Target::parse("ttrpc+unix:///run/s/1?a=b&streaming_id=box-std%20out").unwrap(),
+            Target::Stream("box-std out".into())
+        );
+        for name in [
+            "ttrpc+unix:///run/s/1",
+            "ttrpc+unix:///run/s/1?streaming_id=",
+        ] {
+            let error = Target::parse(name).unwrap_err().to_string();
+            assert!(error.contains("no streaming_id"), "{error}");
+        }
+        assert!(Target::parse("grpc+vsock://3:1?streaming_id=x").is_err());
         assert!(
             Target::parse("ftp://x")
                 .unwrap_err()

@@ -57,7 +57,7 @@ impl Client {
         };
         if !self
             .stream
-            .queue(self.next_id, frame::REQUEST, &request.encode_to_vec())
+            .queue(self.next_id, frame::REQUEST, 0, &request.encode_to_vec())
         {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

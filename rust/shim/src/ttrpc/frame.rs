@@ -8,6 +8,11 @@ pub const REQUEST: u8 = 1;
 pub const RESPONSE: u8 = 2;
 pub const DATA: u8 = 3;
 
+/// The sender sends no more on the stream.
+pub const REMOTE_CLOSED: u8 = 1;
+/// Without this flag even an empty frame is a message.
+pub const NO_DATA: u8 = 4;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub stream: u32,

@@ -4,7 +4,7 @@
 //! answered whenever its answer is known. What is wrong with a request is answered here, in the
 //! words of Go's ttrpc server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
@@ -20,6 +20,9 @@ use crate::proto::ttrpc::{Request, Response};
 
 /// A connection whose client leaves more than this unread is not read from, in bytes.
 const UNSENT_LIMIT: usize = 1 << 20;
+
+/// A connection whose client leaves more than this unread gets nothing more on its streams, in bytes.
+const STREAM_LIMIT: usize = 128 << 10;
 
 /// The right, and the duty, to answer one call.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,12 +57,27 @@ pub struct Call {
     pub payload: Vec<u8>,
 }
 
+/// What a connection brought.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A call; of a streaming method its first message may be in it, and further ones follow.
+    Call(Call),
+    /// On a stream: a message, or the client's end of it, or both.
+    Data {
+        key: ReplyKey,
+        message: Option<Vec<u8>>,
+        ended: bool,
+    },
+}
+
 struct Connection {
     stream: FrameStream,
     registration: Registration,
     last_id: u32,
     /// Calls without an answer, with the timer of those that have a deadline.
     open: BTreeMap<u32, Option<TimerId>>,
+    /// Those of them on which the client may send more.
+    streams: BTreeSet<u32>,
 }
 
 #[derive(Default)]
@@ -67,6 +85,8 @@ pub struct Server {
     listener: Option<(UnixListener, Registration)>,
     connections: BTreeMap<u32, Connection>,
     next_connection: u32,
+    /// The streaming methods, by service and name.
+    pub streaming: &'static [(&'static str, &'static str)],
     /// Programs that work for a call and have to end at its deadline.
     workers: BTreeMap<ReplyKey, i32>,
 }
@@ -138,13 +158,15 @@ impl Server {
                 registration,
                 last_id: 0,
                 open: BTreeMap::new(),
+                streams: BTreeSet::new(),
             },
         );
         Ok(id)
     }
 
-    /// Serves a connection that became readable or writable and returns the calls it brought.
-    pub fn serve(&mut self, events: &mut EventLoop, id: u32) -> Vec<Call> {
+    /// Serves a connection that became readable or writable and returns what it brought.
+    pub fn serve(&mut self, events: &mut EventLoop, id: u32) -> Vec<Incoming> {
+        let streaming = self.streaming;
         let mut calls = Vec::new();
         let Some(connection) = self.connections.get_mut(&id) else {
             return calls;
@@ -159,7 +181,8 @@ impl Server {
         let state = connection.stream.read();
         while let Some(decoded) = connection.stream.next() {
             match connection.validate(id, decoded) {
-                Ok(Some((call, timeout))) => {
+                Ok(Some(Valid::Data(data))) => calls.push(data),
+                Ok(Some(Valid::Call(call, timeout, more))) => {
                     let timer = timeout.map(|after| {
                         let stream = call.reply.stream;
                         events.arm(
@@ -171,7 +194,11 @@ impl Server {
                         )
                     });
                     connection.open.insert(call.reply.stream, timer);
-                    calls.push(call);
+                    let name = (call.service.as_str(), call.method.as_str());
+                    if more && streaming.contains(&name) {
+                        connection.streams.insert(call.reply.stream);
+                    }
+                    calls.push(Incoming::Call(call));
                 }
                 Ok(None) => {}
                 Err((stream, status)) => connection.respond(stream, Err(status)),
@@ -208,10 +235,56 @@ impl Server {
         if let Some(timer) = timer {
             events.disarm(timer);
         }
+        connection.streams.remove(&reply.stream);
         connection.respond(reply.stream, result);
         if let Err(e) = connection.stream.flush() {
             self.close(events, reply.connection, Some(&e));
         }
+    }
+
+    /// Sends a message on a stream; false if the stream is no more.
+    pub fn send(&mut self, events: &mut EventLoop, key: ReplyKey, message: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(&key.0) else {
+            return false;
+        };
+        if !connection.open.contains_key(&key.1)
+            || !connection.stream.queue(key.1, frame::DATA, 0, message)
+        {
+            return false;
+        }
+        if let Err(e) = connection.stream.flush() {
+            self.close(events, key.0, Some(&e));
+            return false;
+        }
+        true
+    }
+
+    /// Ends a stream well.
+    pub fn finish(&mut self, events: &mut EventLoop, reply: Reply) {
+        let Some(connection) = self.connections.get_mut(&reply.connection) else {
+            return;
+        };
+        let Some(timer) = connection.open.remove(&reply.stream) else {
+            return;
+        };
+        connection.streams.remove(&reply.stream);
+        if let Some(timer) = timer {
+            events.disarm(timer);
+        }
+        let flags = frame::REMOTE_CLOSED | frame::NO_DATA;
+        let _ = connection
+            .stream
+            .queue(reply.stream, frame::DATA, flags, b"");
+        if let Err(e) = connection.stream.flush() {
+            self.close(events, reply.connection, Some(&e));
+        }
+    }
+
+    /// Whether a connection has much that its client does not read.
+    pub fn is_backed_up(&self, id: u32) -> bool {
+        self.connections
+            .get(&id)
+            .is_some_and(|c| c.stream.unsent() > STREAM_LIMIT)
     }
 
     /// The child `pid` works for a call and is killed should its deadline pass.
@@ -275,12 +348,21 @@ impl Server {
     }
 }
 
-type Validated = Result<Option<(Call, Option<Duration>)>, (u32, Status)>;
+enum Valid {
+    /// A call, its timeout, and whether the client may send more on it.
+    Call(Call, Option<Duration>, bool),
+    Data(Incoming),
+}
+
+type Validated = Result<Option<Valid>, (u32, Status)>;
 
 impl Connection {
     fn validate(&mut self, id: u32, decoded: Decoded) -> Validated {
         let Frame {
-            stream, kind, data, ..
+            stream,
+            kind,
+            flags,
+            data,
         } = match decoded {
             Decoded::Frame(frame) => frame,
             Decoded::Oversized { stream, length } => {
@@ -296,8 +378,20 @@ impl Connection {
             return invalid("StreamID must be odd for client initiated streams".into());
         }
         match kind {
-            // Only unary methods are served: no stream is ever open for data.
-            frame::DATA => return invalid("StreamID is no longer active".into()),
+            frame::DATA if !self.streams.contains(&stream) => {
+                return invalid("StreamID is no longer active".into());
+            }
+            frame::DATA => {
+                let ended = flags & frame::REMOTE_CLOSED != 0;
+                if ended {
+                    self.streams.remove(&stream);
+                }
+                return Ok(Some(Valid::Data(Incoming::Data {
+                    key: (id, stream),
+                    message: (flags & frame::NO_DATA == 0).then_some(data),
+                    ended,
+                })));
+            }
             frame::REQUEST => {}
             // Unknown types are ignored, so that later versions of the protocol may have more.
             _ => return Ok(None),
@@ -324,7 +418,8 @@ impl Connection {
             method: request.method,
             payload: request.payload,
         };
-        Ok(Some((call, timeout)))
+        let more = flags & frame::REMOTE_CLOSED == 0;
+        Ok(Some(Valid::Call(call, timeout, more)))
     }
 
     fn respond(&mut self, stream: u32, result: Result<Vec<u8>, Status>) {
@@ -340,7 +435,7 @@ impl Connection {
         };
         if !self
             .stream
-            .queue(stream, frame::RESPONSE, &response.encode_to_vec())
+            .queue(stream, frame::RESPONSE, 0, &response.encode_to_vec())
         {
             let status = Status::new(
                 Code::ResourceExhausted,
@@ -355,7 +450,7 @@ impl Connection {
             };
             let _ = self
                 .stream
-                .queue(stream, frame::RESPONSE, &small.encode_to_vec());
+                .queue(stream, frame::RESPONSE, 0, &small.encode_to_vec());
         }
     }
 }

@@ -67,8 +67,8 @@ impl FrameStream {
 
     /// Queues a frame; false if it is too large to be sent.
     #[must_use]
-    pub fn queue(&mut self, stream: u32, kind: u8, data: &[u8]) -> bool {
-        frame::encode(&mut self.out, stream, kind, 0, data)
+    pub fn queue(&mut self, stream: u32, kind: u8, flags: u8, data: &[u8]) -> bool {
+        frame::encode(&mut self.out, stream, kind, flags, data)
     }
 
     /// Sends what the socket takes now. The rest follows when it becomes writable (edge-triggered).

@@ -5,6 +5,7 @@ mod exits;
 mod lifecycle;
 mod refusals;
 mod sandbox;
+mod streaming;
 mod streams;
 
 use std::io::{Read, Write};
@@ -25,8 +26,8 @@ use crate::proto::containerd::task::v3 as api;
 use crate::proto::ttrpc::{Request, Response};
 use crate::runtime::fake::Fake;
 use crate::shim::Shim;
-use crate::ttrpc::frame::{self, Decoded, Decoder};
-use crate::ttrpc::server::Server;
+use crate::ttrpc::frame::{self, Decoded, Decoder, Frame};
+use crate::ttrpc::server::{Incoming, Server};
 
 const OWN_PID_NAMESPACE: &str = r#"{"linux":{"namespaces":[{"type":"pid"}]}}"#;
 const SHARED_PID_NAMESPACE: &str = r#"{"linux":{"namespaces":[{"type":"network"}]}}"#;
@@ -40,6 +41,8 @@ pub struct Bench {
     decoder: Decoder,
     next_stream: u32,
     answers: Vec<(u32, Response)>,
+    /// What came on streams.
+    data: Vec<Frame>,
     daemon: Daemon,
 }
 
@@ -89,7 +92,10 @@ impl Daemon {
             match token {
                 Token::Listener => self.server.accept(&mut self.events),
                 Token::Connection(id) => {
-                    for call in self.server.serve(&mut self.events, id) {
+                    for incoming in self.server.serve(&mut self.events, id) {
+                        let Incoming::Call(call) = incoming else {
+                            panic!("{incoming:?}");
+                        };
                         assert_eq!(call.method, "Forward");
                         let envelope = ForwardRequest::decode(&*call.payload)
                             .unwrap()
@@ -143,6 +149,7 @@ impl Bench {
             decoder: Decoder::default(),
             next_stream: 1,
             answers: Vec::new(),
+            data: Vec::new(),
             daemon,
         }
     }
@@ -159,8 +166,12 @@ impl Bench {
             self.decoder.feed(&chunk[..n]);
         }
         while let Some(Decoded::Frame(frame)) = self.decoder.next() {
-            self.answers
-                .push((frame.stream, Response::decode(&*frame.data).unwrap()));
+            if frame.kind == frame::DATA {
+                self.data.push(frame);
+            } else {
+                self.answers
+                    .push((frame.stream, Response::decode(&*frame.data).unwrap()));
+            }
         }
     }
 
@@ -182,6 +193,8 @@ impl Bench {
         message: &impl Message,
         timeout: i64,
     ) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
         let request = Request {
             service: service.into(),
             method: method.into(),
@@ -189,19 +202,15 @@ impl Bench {
             timeout_nano: timeout,
             metadata: Vec::new(),
         };
-        let stream = self.next_stream;
-        self.next_stream += 2;
+        self.send_frame(stream, frame::REQUEST, 0, &request.encode_to_vec());
+        stream
+    }
+
+    pub fn send_frame(&mut self, stream: u32, kind: u8, flags: u8, data: &[u8]) {
         let mut wire = Vec::new();
-        assert!(frame::encode(
-            &mut wire,
-            stream,
-            frame::REQUEST,
-            0,
-            &request.encode_to_vec()
-        ));
+        assert!(frame::encode(&mut wire, stream, kind, flags, data));
         self.client.write_all(&wire).unwrap();
         self.turn();
-        stream
     }
 
     pub fn answered(&self, stream: u32) -> bool {
@@ -286,6 +295,17 @@ impl Bench {
         while self.shim.server.has_connections() {
             self.turn();
         }
+    }
+
+    /// The client connects again.
+    pub fn client_comes(&mut self) {
+        let (near, client) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        self.shim.server.admit(&mut self.shim.events, near).unwrap();
+        (self.client, self.decoder) = (client, Decoder::default());
+        self.next_stream = 1;
+        self.answers.clear();
+        self.data.clear();
     }
 
     pub fn exits(&mut self, pid: i32, code: i32) {

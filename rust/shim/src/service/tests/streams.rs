@@ -103,11 +103,77 @@ fn nobody_reading_does_not_hold_up_the_exit() {
     assert!(read_all(&mut bench, &mut client).len() > 64 << 10);
 }
 
+/// Go opens a FIFO in a thread of its own: a process may have ended, and may be about to be deleted,
+/// before its client has come to that.
+#[test]
+fn a_client_that_opens_late_gets_everything_and_the_end() {
+    for much in [false, true] {
+        let mut bench = Bench::new();
+        bench.shim.opening_limit = Duration::from_secs(3600);
+        let request = with_fifos(&bench, "box", false);
+        let pid = bench.run(&request);
+        let stdout = stdout_of(&bench, pid);
+        let mut written = rustix::io::write(&stdout, b"last words").unwrap();
+        if much {
+            // More than the FIFO holds: some of it is still in the process's pipe.
+            let flags = rustix::fs::fcntl_getfl(&stdout).unwrap();
+            rustix::fs::fcntl_setfl(&stdout, flags | OFlags::NONBLOCK).unwrap();
+            for _ in 0..3 {
+                while let Ok(n) = rustix::io::write(&stdout, &[b'a'; 4096]) {
+                    written += n;
+                }
+                bench.settle();
+            }
+        }
+        drop(stdout);
+        bench.exits(pid, 0);
+        assert_eq!(bench.told_exits().len(), 1, "nobody is waited for here");
+        let deleting = bench.send("Delete", &delete("box", ""));
+        bench.settle();
+        assert!(!bench.answered(deleting), "the output would be gone");
+        let mut stdout = reader(&request.stdout);
+        assert_eq!(read_all(&mut bench, &mut stdout).len(), written);
+        bench.settle();
+        assert!(!bench.answered(deleting), "standard error has an end too");
+        let mut stderr = reader(&request.stderr);
+        assert_eq!(read_all(&mut bench, &mut stderr), b"");
+        bench.answer::<api::DeleteResponse>(deleting).unwrap();
+    }
+}
+
+#[test]
+fn a_client_that_opens_late_finds_the_end_before_any_deletion() {
+    let mut bench = Bench::new();
+    bench.shim.opening_limit = Duration::from_secs(3600);
+    let request = with_fifos(&bench, "box", false);
+    let pid = bench.run(&request);
+    rustix::io::write(stdout_of(&bench, pid), b"last words").unwrap();
+    bench.exits(pid, 0);
+    assert_eq!(bench.told_exits().len(), 1);
+    let mut client = reader(&request.stdout);
+    assert_eq!(read_all(&mut bench, &mut client), b"last words");
+}
+
+#[test]
+fn a_client_that_never_opens_holds_up_nothing_when_its_time_is_over() {
+    let mut bench = Bench::new();
+    bench.shim.opening_limit = Duration::ZERO;
+    let request = with_fifos(&bench, "box", false);
+    let pid = bench.run(&request);
+    rustix::io::write(stdout_of(&bench, pid), b"last words").unwrap();
+    bench.exits(pid, 0);
+    bench
+        .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+        .unwrap();
+    assert!(bench.shim.is_empty() && bench.shim.pumps.is_empty());
+}
+
 #[test]
 fn a_grandchild_with_the_pipe_does_not_hold_up_the_exit_nor_lose_output() {
     let mut bench = Bench::new();
     let request = with_fifos(&bench, "box", false);
     let mut client = reader(&request.stdout);
+    let _stderr = reader(&request.stderr);
     let pid = bench.run(&request);
     let grandchild = stdout_of(&bench, pid);
     rustix::io::write(&grandchild, b"before ").unwrap();

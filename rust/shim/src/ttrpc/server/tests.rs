@@ -37,9 +37,18 @@ impl Peer {
         let mut calls = Vec::new();
         for part in wire.chunks(32 << 10) {
             self.socket.write_all(part).unwrap();
-            calls.extend(self.server.serve(&mut self.events, self.connection));
+            calls.extend(self.calls());
         }
         calls
+    }
+
+    fn calls(&mut self) -> Vec<Call> {
+        let incoming = self.server.serve(&mut self.events, self.connection);
+        let calls = incoming.into_iter().map(|incoming| match incoming {
+            Incoming::Call(call) => call,
+            Incoming::Data { .. } => panic!("{incoming:?}"),
+        });
+        calls.collect()
     }
 
     fn answers(&mut self) -> Vec<(u32, Response)> {
@@ -184,8 +193,44 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let mut calls = Vec::new();
     while got.is_empty() || calls.is_empty() {
         got.extend(peer.answers());
-        calls.extend(peer.server.serve(&mut peer.events, peer.connection));
+        calls.extend(peer.calls());
     }
     assert_eq!(got[0].1.payload.len(), big.len());
     assert_eq!(calls[0].reply.stream, 3);
+}
+
+#[test]
+fn a_stream_takes_data_until_either_side_ends_it() {
+    let mut peer = Peer::new();
+    peer.server.streaming = &[("s", "m")];
+    let mut calls = peer.send(1, frame::REQUEST, &request(0));
+    calls.extend(peer.send(3, frame::REQUEST, &request(0)));
+    let mut data = |stream, flags, data: &[u8]| {
+        let mut wire = Vec::new();
+        assert!(frame::encode(&mut wire, stream, frame::DATA, flags, data));
+        peer.socket.write_all(&wire).unwrap();
+        let incoming = peer.server.serve(&mut peer.events, peer.connection).pop();
+        incoming.map(|incoming| match incoming {
+            Incoming::Data {
+                key,
+                message,
+                ended,
+            } => (key.1, message, ended),
+            Incoming::Call(_) => panic!("{incoming:?}"),
+        })
+    };
+    assert_eq!(data(1, 0, b"x"), Some((1, Some(b"x".to_vec()), false)));
+    assert_eq!(data(3, 0, b""), Some((3, Some(Vec::new()), false)));
+    let end = frame::REMOTE_CLOSED | frame::NO_DATA;
+    assert_eq!(data(1, end, b""), Some((1, None, true)));
+    assert_eq!(data(1, 0, b"more"), None);
+    assert_eq!(peer.refusal().2, "StreamID is no longer active");
+    let key = calls[1].reply.key();
+    assert!(peer.server.send(&mut peer.events, key, b"y"));
+    peer.server.finish(&mut peer.events, calls.remove(1).reply);
+    assert!(!peer.server.send(&mut peer.events, key, b"z"));
+    let mut wire = [0; 64];
+    let n = peer.socket.read(&mut wire).unwrap();
+    let head = |length, flags| [0, 0, 0, length, 0, 0, 0, 3, frame::DATA, flags];
+    assert_eq!(wire[..n], [&head(1, 0)[..], b"y", &head(0, end)].concat());
 }
