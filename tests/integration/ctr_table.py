@@ -143,6 +143,11 @@ def progress(text: str) -> str:
     return "\n".join(sorted(row for row in rows if told.search(row)))
 
 
+def message_lines(text: str) -> str:
+    """First lines of HTTP messages; which headers there are is the client's and the log's affair."""
+    return "\n".join(row for row in plain(text).splitlines() if re.search(r'"(HEAD|GET) /|"HTTP/', row))
+
+
 def comma_list(text: str) -> str:
     """Labels, which ctr writes in any order."""
     return ",".join(sorted(plain(text).strip().split(",")))
@@ -361,6 +366,11 @@ REGISTRY = (
     Row("images pull --plain-http --platform linux/s390x {registry}/lib/busybox:3", progress, but=HOST),
     Row("images pull --plain-http {registry}/lib/none:1", progress, but=HOST),
     Row("images pull --plain-http {registry}/lib/busybox:none", progress, but=HOST),
+    Row("images pull --plain-http --http-dump {registry}/lib/busybox:1", message_lines, only=2),
+    Row("images pull --plain-http --http-trace {registry}/lib/busybox:1", progress, only=2),
+    Row("images pull --plain-http --skip-metadata {registry}/lib/busybox:1", progress, only=2),
+    Row("images push --plain-http {registry}/lib/untagged {busybox}", progress),
+    Row("images pull --plain-http {registry}/lib/untagged:latest", progress, but=HOST),
     Row("images pull --tlscacert {tmp}/none {registry}/lib/busybox:1", nothing),
     Row("images push --hosts-dir {hosts} {tls}/lib/busybox:1 {registry}/lib/busybox:1", progress),
     Row("images push --skip-verify {tls}/lib/busybox:2 {registry}/lib/busybox:1", progress),

@@ -18,6 +18,11 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MAX_PATH = 255
 
 
+def has_tag(text: str) -> bool:
+    """Whether a reference, full or familiar, says a tag itself."""
+    return ":" in text.partition("@")[0].rpartition("/")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """Where an image is: ``host`` (with port), ``path``, and a tag, a digest, or both."""

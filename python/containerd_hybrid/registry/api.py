@@ -52,19 +52,24 @@ class Credentials(Protocol):
         ...
 
 
+HttpObserver: TypeAlias = Callable[[str], None]
+"""Gets the head of each HTTP message, as text; secrets are left out, and bodies."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
     """How to reach registries in one operation.
 
     ``hosts_dir`` holds ``<host>/hosts.toml``; more than one directory is separated by colons.
     ``default_scheme`` (``http`` or ``https``) is for hosts that no file describes. ``headers`` go with
-    every request to a configured host.
+    every request to a configured host. ``observer`` is told of every request and answer.
     """
 
     hosts_dir: str = ""
     default_scheme: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     credentials: Credentials | None = None
+    observer: HttpObserver | None = None
 
 
 class BodySink(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from containerd_hybrid.model import Reference
 from containerd_hybrid.registry.api import Capability, RegistryOptions
@@ -53,7 +54,5 @@ class HttpRegistryClient:
 
     def _target(self, reference: Reference, options: RegistryOptions) -> Target:
         if not options.hosts_dir and self._hosts_dir:
-            options = RegistryOptions(
-                self._hosts_dir, options.default_scheme, options.headers, options.credentials
-            )
+            options = replace(options, hosts_dir=self._hosts_dir)
         return Target(self._transport, self._retry, reference, options)

@@ -9,11 +9,13 @@ from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 from containerd_hybrid.errors import UnauthenticatedError, UnavailableError
+from containerd_hybrid.registry.api import HttpObserver
 from containerd_hybrid.registry.auth.authenticator import Authenticator
 from containerd_hybrid.registry.auth.challenge import parse_challenges
 from containerd_hybrid.registry.auth.steps import TokenReply, TokenRequest
 from containerd_hybrid.registry.endpoint import Endpoint
 from containerd_hybrid.registry.failures import failure
+from containerd_hybrid.registry.heads import request_head, response_head
 from containerd_hybrid.registry.http import Request, Response, shown_url
 from containerd_hybrid.registry.retry import RETRIED, RetryPolicy
 from containerd_hybrid.registry.transport import Transport
@@ -29,9 +31,15 @@ class Exchange:
     """The requests of one operation."""
 
     def __init__(
-        self, transport: Transport, retry: RetryPolicy, headers: Mapping[str, str], registry: str
+        self,
+        transport: Transport,
+        retry: RetryPolicy,
+        headers: Mapping[str, str],
+        registry: str,
+        observer: HttpObserver | None = None,
     ) -> None:
         self.retry = retry
+        self._observer = observer
         self._transport = transport
         self._headers = headers
         self._registry = registry
@@ -112,7 +120,7 @@ class Exchange:
         is_own = urlsplit(asked.url).netloc == endpoint.host
         server = endpoint if is_own else Endpoint("https", urlsplit(asked.url).netloc, tls=endpoint.tls)
         # Not repeated here: who needs the token repeats its own request.
-        response = await self._transport.open(server, request)
+        response = await self._open(server, request)
         try:
             return TokenReply(response.status, await response.read(_MAX_TOKEN_BYTES))
         finally:
@@ -122,7 +130,7 @@ class Exchange:
         self, endpoint: Endpoint, request: Request, authenticator: Authenticator, scopes: Sequence[str]
     ) -> Response:
         header = await authenticator.header(endpoint, scopes)
-        response = await self._transport.open(endpoint, self._complete(request, header))
+        response = await self._open(endpoint, self._complete(request, header))
         if response.status != 401 or response.is_foreign:
             return response
         challenges = parse_challenges(response.headers("WWW-Authenticate"))
@@ -134,7 +142,15 @@ class Exchange:
             response.close()
             raise
         response.close()
-        return await self._transport.open(endpoint, self._complete(request, header))
+        return await self._open(endpoint, self._complete(request, header))
+
+    async def _open(self, endpoint: Endpoint, request: Request) -> Response:
+        if self._observer is None:
+            return await self._transport.open(endpoint, request)
+        self._observer(request_head(request))
+        response = await self._transport.open(endpoint, request)
+        self._observer(response_head(response))
+        return response
 
     def _complete(self, request: Request, authorisation: str) -> Request:
         whole = replace(request, headers=self._headers).with_headers(request.headers.items())

@@ -40,7 +40,7 @@ class Target:
     ) -> None:
         self.reference = reference
         self.transport = transport
-        self.exchange = Exchange(transport, retry, options.headers, reference.host)
+        self.exchange = Exchange(transport, retry, options.headers, reference.host, options.observer)
         self._options = options
         self._endpoints: tuple[Endpoint, ...] | None = None
         self._loading = asyncio.Lock()
@@ -48,7 +48,7 @@ class Target:
             options.credentials, str(reference), self.exchange.ask_token_server
         )
         # Foreign URLs and moved uploads are never told who we are.
-        self._stranger = Exchange(transport, retry, {}, reference.host)
+        self._stranger = Exchange(transport, retry, {}, reference.host, options.observer)
         self._nobody = Authenticator(None, str(reference), self._stranger.ask_token_server)
 
     async def endpoints(self, capability: Capability) -> tuple[Endpoint, ...]:

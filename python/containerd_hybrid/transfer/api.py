@@ -107,7 +107,10 @@ class RegistryTransfers(Protocol):
         platforms: Sequence[Platform] = (),
         progress: ProgressSink | None = None,
     ) -> None:
-        """Upload what the registry does not have: blobs, then manifests, then indexes."""
+        """Upload what the registry does not have: blobs, then manifests, then indexes.
+
+        A place that names no tag gets none: the image is there by its digest.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from containerd_hybrid.images.api import ImageStore
 from containerd_hybrid.model import Descriptor, Digest, Platform, Reference, Scope
 from containerd_hybrid.model.descriptor import is_index, is_manifest
 from containerd_hybrid.model.manifest import Index, Manifest, parse_manifest_or_index
+from containerd_hybrid.model.reference import has_tag
 from containerd_hybrid.registry.api import PushOutcome, RegistryClient, Repository
 from containerd_hybrid.retention.api import was_dropped, why_missing
 from containerd_hybrid.transfer.api import Progress, ProgressSink, RegistryPlace
@@ -51,6 +52,7 @@ class RegistryPush:
         tell(Progress(f"Pushing to {target}"))
         tell(Progress("pushing content", name, descriptor=root))
         repository = self._registries.repository(reference, target.options)
+        tag = reference.tag if has_tag(target.reference) else ""
         progress = TransferProgress(tell, name, "uploading")
         plan = _Plan(self._content, scope, name, platforms, progress)
         await plan.add(root, None, 0)
@@ -59,12 +61,13 @@ class RegistryPush:
             for blob, parent, labels in plan.blobs.values()
         )
         await together(
-            self._document(scope, repository, blob, _tag(blob, root, reference), progress)
+            self._document(scope, repository, blob, tag if blob.digest == root.digest else "", progress)
             for blob in plan.manifests.values()
         )
         # Those that were seen last are named by those seen before.
         for blob in reversed(plan.indexes.values()):
-            await self._document(scope, repository, blob, _tag(blob, root, reference), progress)
+            own = tag if blob.digest == root.digest else ""
+            await self._document(scope, repository, blob, own, progress)
         tell(Progress("pushed content", name, descriptor=root))
         tell(Progress(f"Completed push to {target}", descriptor=root))
 
@@ -179,10 +182,6 @@ def _missing(blob: Descriptor, image: object) -> NotFoundError:
         f"cannot push {image}: {blob.media_type or 'blob'} {blob.digest} is neither here nor there: "
         "pull or import all of the image, or push a single platform"
     )
-
-
-def _tag(blob: Descriptor, root: Descriptor, reference: Reference) -> str:
-    return reference.tag if blob.digest == root.digest else ""
 
 
 def _tell(progress: TransferProgress, blob: Descriptor, outcome: PushOutcome) -> None:

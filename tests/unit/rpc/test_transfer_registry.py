@@ -12,7 +12,7 @@ from containerd_hybrid.images.api import ReferenceRule
 from containerd_hybrid.model import Platform, Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.types import platform_pb2
-from containerd_hybrid.proto.types.transfer import imagestore_pb2, registry_pb2
+from containerd_hybrid.proto.types.transfer import imagestore_pb2, registry_pb2, streaming_pb2
 from containerd_hybrid.registry.api import Credential
 from containerd_hybrid.rpc.services.transfer_registry import StreamCredentials, registry_place, store_target
 from containerd_hybrid.streaming.manager import OpenStreams
@@ -101,6 +101,50 @@ async def test_a_place_and_its_streams() -> None:
     with pytest.raises(NotFoundError):
         async with registry_place(message, Scope("other"), streams):
             pass
+
+
+def debugging(kind: str, logs: str = "") -> registry_pb2.OCIRegistry:
+    resolver = registry_pb2.RegistryResolver(http_debug=registry_pb2.HTTPDebug.Value(kind), logs_stream=logs)
+    return registry_pb2.OCIRegistry(reference="r.example/x:1", resolver=resolver)
+
+
+@pytest.mark.parametrize("kind", ["DEBUG", "BOTH"])
+async def test_a_client_is_told_what_goes_to_and_fro(kind: str) -> None:
+    streams = OpenStreams()
+    logs = Stream(streaming_pb2.WindowUpdate(update=6), streaming_pb2.WindowUpdate(update=100))
+    streams.register(SCOPE, "logs", logs)
+    async with registry_place(debugging(kind, "logs"), SCOPE, streams) as place:
+        assert place.options.observer is not None
+        place.options.observer("GET / ")
+        place.options.observer("200 OK")
+    sent = b"".join(streaming_pb2.Data.FromString(message.value).data for message in logs.sent)
+    assert sent == b"GET / 200 OK"
+    assert logs.closed
+
+
+async def test_a_client_that_does_not_read_its_log_does_not_hold_a_transfer_up() -> None:
+    streams = OpenStreams()
+    logs = Stream(None)
+    streams.register(SCOPE, "logs", logs)
+    async with registry_place(debugging("DEBUG", "logs"), SCOPE, streams) as place:
+        assert place.options.observer is not None
+        place.options.observer("GET / ")
+    assert logs.closed
+    assert not logs.sent
+
+
+async def test_without_a_stream_it_is_our_log_that_tells(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with registry_place(debugging("DEBUG"), SCOPE, OpenStreams()) as place:
+        assert place.options.observer is not None
+        place.options.observer("GET / HTTP/1.1\r\nHost: r.example\r\n\r\n")
+    assert caplog.messages == ["registry GET / HTTP/1.1; Host: r.example"]
+
+
+@pytest.mark.parametrize("kind", ["DISABLED", "TRACE"])
+async def test_who_does_not_ask_is_not_told(kind: str) -> None:
+    async with registry_place(debugging(kind), SCOPE, OpenStreams()) as place:
+        assert place.options.observer is None
 
 
 async def test_a_place_without_streams() -> None:

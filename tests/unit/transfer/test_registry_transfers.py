@@ -325,6 +325,15 @@ async def test_a_push_sends_blobs_then_manifests_then_indexes(here: Transfers) -
     assert here.events(NAME)[-2:] == ["pushing content", "pushed content"]
 
 
+async def test_a_push_to_a_place_without_a_tag_gives_none(here: Transfers) -> None:
+    root = here.registry.tags["1"] = here.registry.image(b"one")
+    await here.pull(StoreTarget(NAME))
+    for place in ("r.example/team/copy", f"r.example:5000/team/copy@{root.digest}"):
+        here.registry.pushed.clear()
+        await here.transfers.push(NS, NAME, RegistryPlace(place))
+        assert [tag for _, tag in here.registry.pushed] == [""]
+
+
 async def test_what_is_there_already(here: Transfers) -> None:
     here.registry.tags["1"] = here.registry.image(b"one")
     await here.pull(StoreTarget(NAME))

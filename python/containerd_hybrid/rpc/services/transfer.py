@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
-from containerd_hybrid.errors import InvalidArgumentError, UnavailableError, UnimplementedError
+from containerd_hybrid.errors import UnimplementedError
 from containerd_hybrid.images.api import ImportOptions
 from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
@@ -21,21 +18,14 @@ from containerd_hybrid.proto.types.transfer import (
     importexport_pb2,
     progress_pb2,
     registry_pb2,
-    streaming_pb2,
 )
 from containerd_hybrid.rpc.api import CallContext
+from containerd_hybrid.rpc.services.byte_streams import WINDOW, ReceivedBytes, SentBytes, Telling, pack
 from containerd_hybrid.rpc.services.transfer_registry import reference_rules, registry_place, store_target
-from containerd_hybrid.streaming.api import Stream, StreamManager
+from containerd_hybrid.streaming.api import StreamManager
 from containerd_hybrid.transfer.api import Progress, ProgressSink, Transferrer, UnpackTarget
 from containerd_hybrid.wire import descriptor_to_wire, platform_from_wire
 
-# What a sender may send before it hears from us again; containerd's 64 KiB cost a round trip each.
-_WINDOW = 8 << 20
-
-# How long a reader of progress may take for what is left of it when the transfer is done.
-_PROGRESS_SECONDS = 5.0
-
-M = TypeVar("M", bound=Message)
 ImageStore = imagestore_pb2.ImageStore
 ImageImportStream = importexport_pb2.ImageImportStream
 ImageExportStream = importexport_pb2.ImageExportStream
@@ -53,11 +43,16 @@ class TransferService:
 
     async def transfer(self, request: pb.TransferRequest, call: CallContext) -> Empty:
         scope = call.scope
-        progress = _ProgressStream(self._progress_stream(scope, request))
+        name = request.options.progress_stream
+        if not name:
+            await self._run(scope, request, _nobody)
+            return Empty()
+        stream = self._streams.get(scope, name)
+        told = Telling[Progress](stream, lambda progress: stream.send(_progress(progress)))
         try:
-            await self._run(scope, request, progress.tell)
+            await self._run(scope, request, told.tell)
         finally:
-            await progress.finish()
+            await told.finish()
         return Empty()
 
     async def _run(self, scope: Scope, request: pb.TransferRequest, progress: ProgressSink) -> None:
@@ -124,7 +119,7 @@ class TransferService:
         try:
             await self._transferrer.import_images(
                 scope,
-                _ReceivedBytes(stream),
+                ReceivedBytes(stream),
                 _import_options(destination),
                 [platform_from_wire(platform) for platform in destination.platforms],
                 _unpack_targets(destination),
@@ -146,7 +141,7 @@ class TransferService:
         names = [source.name] if source.name else []
         names += [reference.name for reference in source.extra_references]
         stream = self._streams.get(scope, destination.stream)
-        sink = _SentBytes(stream)
+        sink = SentBytes(stream)
         try:
             await self._transferrer.export_images(
                 scope,
@@ -172,9 +167,9 @@ class TransferService:
             self._streams.get(scope, source.stream),
             self._streams.get(scope, destination.stream),
         )
-        received, sent = _ReceivedBytes(incoming), _SentBytes(outgoing)
+        received, sent = ReceivedBytes(incoming), SentBytes(outgoing)
         try:
-            while data := await received.read(_WINDOW):
+            while data := await received.read(WINDOW):
                 await sent.write(data)
         finally:
             incoming.close()
@@ -203,10 +198,6 @@ class TransferService:
             platforms = [platform_from_wire(platform) for platform in source.platforms]
             await self._transferrer.push(scope, source.name, place, platforms, progress)
 
-    def _progress_stream(self, scope: Scope, request: pb.TransferRequest) -> Stream | None:
-        name = request.options.progress_stream
-        return self._streams.get(scope, name) if name else None
-
 
 def _name(value: AnyMessage) -> str:
     prefix, _, name = value.type_url.rpartition("/")[2].rpartition(".")
@@ -221,106 +212,18 @@ def _import_options(store: imagestore_pb2.ImageStore) -> ImportOptions:
     return ImportOptions(store.name, reference_rules(store), dict(store.labels))
 
 
-def _pack(message: Message) -> AnyValue:
-    return AnyValue(message.DESCRIPTOR.full_name, message.SerializeToString())
+def _nobody(progress: Progress) -> None:
+    """Nobody listens."""
 
 
-class _ProgressStream:
-    """Sends progress in order without making the transfer wait for a slow reader of it."""
-
-    def __init__(self, stream: Stream | None) -> None:
-        self._stream = stream
-        self._queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-        self._sender = asyncio.ensure_future(self._send(stream)) if stream is not None else None
-
-    def tell(self, progress: Progress) -> None:
-        if self._sender is not None:
-            self._queue.put_nowait(progress)
-
-    async def finish(self) -> None:
-        """Everything told is sent, or the reader is gone."""
-        if self._sender is None or self._stream is None:
-            return
-        self._queue.put_nowait(None)
-        try:
-            await asyncio.wait({self._sender}, timeout=_PROGRESS_SECONDS)
-        finally:
-            self._sender.cancel()
-            self._stream.close()
-            await asyncio.gather(self._sender, return_exceptions=True)
-
-    async def _send(self, stream: Stream) -> None:
-        while (progress := await self._queue.get()) is not None:
-            message = progress_pb2.Progress(
-                event=progress.event,
-                name=progress.name,
-                parents=progress.parents,
-                progress=progress.progress,
-                total=progress.total,
-                desc=descriptor_to_wire(progress.descriptor) if progress.descriptor else None,
-            )
-            try:
-                await stream.send(_pack(message))
-            except UnavailableError:
-                return  # a transfer goes on when nobody watches it
-
-
-class _ReceivedBytes:
-    """Bytes that the client sends, with windows as containerd's streams have them."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._window = 0
-        self._ended = False
-
-    async def read(self, size: int) -> bytes:
-        data = b""
-        while not data and not self._ended:
-            if self._window < _WINDOW // 2:
-                await self._grant()
-            message = await self._stream.receive()
-            self._ended = message is None
-            if message is not None:
-                data = _expect(message, streaming_pb2.Data).data
-                self._window -= len(data)
-        return data
-
-    async def _grant(self) -> None:
-        try:
-            await self._stream.send(_pack(streaming_pb2.WindowUpdate(update=_WINDOW)))
-            self._window += _WINDOW
-        except UnavailableError:
-            pass  # the sender has sent all and closed; what it sent is still to be read
-
-
-class _SentBytes:
-    """Bytes for the client, no more of them than it has asked for."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._window = 0
-
-    async def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            while self._window <= 0:
-                message = await self._stream.receive()
-                if message is None:
-                    raise UnavailableError("the receiver of the archive is gone")
-                self._window += _expect(message, streaming_pb2.WindowUpdate).update
-            piece = view[: min(len(view), self._window)]
-            await self._stream.send(_pack(streaming_pb2.Data(data=bytes(piece))))
-            self._window -= len(piece)
-            view = view[len(piece) :]
-
-    async def close(self) -> None:
-        self._stream.close()
-
-
-def _expect(message: AnyValue, kind: type[M]) -> M:
-    parse: Callable[[bytes], M] = kind.FromString
-    if message.type_name != kind.DESCRIPTOR.full_name:
-        raise InvalidArgumentError(
-            f"unexpected {message.type_url} on the stream: expected {kind.DESCRIPTOR.full_name}"
+def _progress(progress: Progress) -> AnyValue:
+    return pack(
+        progress_pb2.Progress(
+            event=progress.event,
+            name=progress.name,
+            parents=progress.parents,
+            progress=progress.progress,
+            total=progress.total,
+            desc=descriptor_to_wire(progress.descriptor) if progress.descriptor else None,
         )
-    return parse(message.value)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,31 +13,53 @@ from containerd_hybrid.model import Scope
 from containerd_hybrid.model.any import AnyValue
 from containerd_hybrid.proto.types.transfer import imagestore_pb2, registry_pb2
 from containerd_hybrid.registry.api import Credential, RegistryOptions
+from containerd_hybrid.rpc.services.byte_streams import SentBytes, Telling
 from containerd_hybrid.streaming.api import Stream, StreamManager
 from containerd_hybrid.transfer.api import RegistryPlace, StoreTarget
 from containerd_hybrid.wire import platform_from_wire
+
+logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def registry_place(
     message: registry_pb2.OCIRegistry, scope: Scope, streams: StreamManager
 ) -> AsyncIterator[RegistryPlace]:
-    """The place, as long as the client's streams are open; ``http_debug`` is a matter of our own log.
+    """The place, as long as the client's streams are open.
+
+    With ``http_debug`` the client is sent what goes to and fro, or our own log is. Traces of connections
+    (``HTTPDebug.TRACE``) are a matter of our log alone, as in containerd.
 
     Raises:
         NotFoundError: the client has not opened the stream that it names.
     """
     resolver = message.resolver
-    opened = [streams.get(scope, name) for name in (resolver.auth_stream, resolver.logs_stream) if name]
-    credentials = StreamCredentials(opened[0]) if resolver.auth_stream else None
+    auth, logs = (
+        streams.get(scope, name) if name else None for name in (resolver.auth_stream, resolver.logs_stream)
+    )
+    told = None
+    if logs is not None:
+        sink = SentBytes(logs)
+        told = Telling[str](logs, lambda head: sink.write(head.encode()))
+    is_wanted = resolver.http_debug in (registry_pb2.HTTPDebug.DEBUG, registry_pb2.HTTPDebug.BOTH)
+    options = RegistryOptions(
+        resolver.host_dir,
+        resolver.default_scheme,
+        dict(resolver.headers),
+        StreamCredentials(auth) if auth is not None else None,
+        (told.tell if told is not None else _log) if is_wanted else None,
+    )
     try:
-        yield RegistryPlace(
-            message.reference,
-            RegistryOptions(resolver.host_dir, resolver.default_scheme, dict(resolver.headers), credentials),
-        )
+        yield RegistryPlace(message.reference, options)
     finally:
-        for stream in opened:
-            stream.close()
+        if auth is not None:
+            auth.close()
+        if told is not None:
+            await told.finish()
+
+
+def _log(head: str) -> None:
+    logger.info("registry %s", head.strip().replace("\r\n", "; "))
 
 
 class StreamCredentials:
