@@ -40,12 +40,16 @@ __all__ = [
     "disk_usage",
     "gzip_backend",
     "hash_file",
+    "make_recipe",
+    "keep_memory_low",
     "mount_all",
     "mount_temporary",
     "mounted",
     "mountinfo",
     "project_id",
     "project_usage",
+    "read_recipe",
+    "rebuild_blob",
     "remove_tree",
     "set_project_id",
     "set_project_limit",
@@ -179,6 +183,48 @@ def unpack_layer(
     and errors are those of :func:`apply_layer`.
     """
 
+def make_recipe(
+    fd: int,
+    folder: _Path,
+    sink: int,
+    *,
+    digest: str,
+    size: int,
+    place: str,
+    sync: bool = False,
+    cancel: CancelToken | None = None,
+) -> tuple[bool, str]:
+    """Write to the empty file ``sink`` a recipe for the layer's blob in ``fd``, whose files are in ``folder``.
+
+    True, and the encoding, when the blob has come out of the recipe byte for byte; False, and why the blob
+    has to stay, otherwise.
+
+    Args:
+        digest, size: What the blob must be.
+        place: What the recipe calls ``folder``; one line.
+        sync: Put the recipe, and the file system of ``folder``, on stable storage.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError, InvalidArgumentError: the blob is damaged, or no layer.
+        CallCancelledError: by ``cancel``.
+    """
+
+def rebuild_blob(fd: int, folder: _Path, sink: int, *, cancel: CancelToken | None = None) -> None:
+    """Write to ``sink`` the blob that the recipe in ``fd`` makes with the files in ``folder``.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError: the files are not what they were.
+        InvalidArgumentError: they are shorter or gone, or the recipe is damaged.
+        CallCancelledError: by ``cancel``.
+    """
+
+def read_recipe(fd: int) -> tuple[str, int, str]:
+    """The blob's digest and size, and the ``place`` of its files.
+
+    Raises:
+        InvalidArgumentError: it is no recipe.
+    """
+
 def diff_layers(
     lower: _Path | None,
     upper: _Path,
@@ -303,16 +349,18 @@ class TlsSettings:
 
 @final
 class HttpClient:
-    """Connections for large bodies; idle ones are used again. From any thread."""
+    """Connections to HTTP hosts; idle ones are used again. From any thread."""
 
     def __new__(cls) -> HttpClient: ...
-    def get(
+    def request(
         self,
+        method: str,
         host: str,
         port: int,
         target: str,
         headers: Sequence[tuple[str, str]],
         *,
+        body: bytes | None = None,
         tls: TlsSettings | None = None,
         proxy: tuple[str, int, str] | None = None,
         dial: float,
@@ -321,11 +369,15 @@ class HttpClient:
         slow_bytes: int,
         cancel: CancelToken,
     ) -> HttpBody:
-        """Send a GET and read the head of its answer, whatever the status.
+        """Send a request and read the head of its answer, whatever the status.
+
+        It may be sent twice, when a connection that was used before ended just then.
 
         Args:
+            method: ``GET`` and so on, in upper case.
             target: Path and query, or the whole URL for a plain request over a proxy.
-            headers: All of them, ``Host`` too.
+            headers: All of them, ``Host`` too, but the body's length.
+            body: What is sent.
             proxy: Host, port and ``Proxy-Authorization`` (empty for none) of a plain HTTP proxy.
             dial: Seconds for the connection.
             idle: Seconds without a byte.
@@ -362,6 +414,13 @@ class HttpBody:
 
 def hash_file(fd: int, algorithm: str = "sha256") -> str:
     """The digest of a whole regular file; the offset of ``fd`` does not matter and stays."""
+
+def keep_memory_low() -> None:
+    """Make this process give memory back: two arenas for all threads, large blocks mapped by themselves.
+
+    For a daemon, at its start; a library must not do it to its host. Nothing happens where the C library
+    is not glibc (mallopt(3)).
+    """
 
 def disk_usage(path: _Path) -> tuple[int, int]:
     """Allocated bytes and inodes of the folder ``path`` and all below it, hard links counted once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 from containerd_hybrid.errors import NotFoundError
@@ -46,6 +45,8 @@ def _executable(path: Path) -> bool:
 
 
 def _recorded(name: str) -> list[Path]:
+    from importlib import metadata
+
     try:
         files = metadata.files(DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -78,6 +78,7 @@ def _run(arguments: Sequence[str], started: float) -> int:
 def _serve(parsed: Parsed, started: float) -> None:
     import gc
 
+    from containerd_hybrid._native import keep_memory_low
     from containerd_hybrid.app import logs, process
 
     # Nothing that a start makes is garbage; the daemon enables it when it serves.
@@ -86,6 +87,7 @@ def _serve(parsed: Parsed, started: float) -> None:
     # interpreter back from the event loop; on a busy machine they would wait five milliseconds each time.
     sys.setswitchinterval(_SWITCH_SECONDS)
     process.shed_inheritance()
+    keep_memory_low()
     import asyncio
     import logging
 

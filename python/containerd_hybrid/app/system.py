@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 import containerd_hybrid
@@ -101,6 +100,8 @@ def _words(file: str, keys: tuple[str, ...]) -> set[str]:
 def _libraries() -> Iterator[tuple[str, str]]:
     yield "python", platform.python_version()
     yield "sqlite", sqlite3.sqlite_version
+    from importlib import metadata
+
     for name in _LIBRARIES:
         try:
             yield name, metadata.version(name)

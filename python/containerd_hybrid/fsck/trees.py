@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -29,6 +28,8 @@ def exchange(one: Path, other: Path) -> None:
         one.rename(other)
         return
     # Python has no call for renameat2(2), and two renames would leave a moment without either.
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         raise error_for_os(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())), f"replace {other}")

@@ -26,7 +26,6 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from containerd_hybrid.model import labels as names
 
@@ -165,7 +164,11 @@ def parse_duration(text: str) -> int | None:
     match = _DURATION.fullmatch(text)
     if match is None:
         return None
-    total = sum(int(Decimal(number) * _UNITS[unit]) for number, unit in _PART.findall(match[2]))
+    total = 0
+    for number, unit in _PART.findall(match[2]):
+        whole, _, fraction = number.partition(".")
+        # Whole numbers all the way: a float has not the digits, and decimal is a library to be loaded.
+        total += int(whole or 0) * _UNITS[unit] + int(fraction or 0) * _UNITS[unit] // 10 ** len(fraction)
     if total > _MAX_DURATION:
         return None
     return -total if match[1] == "-" else total

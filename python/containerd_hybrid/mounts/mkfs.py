@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal
 
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError, UnknownError, error_for_os
 from containerd_hybrid.model import Mount
@@ -54,7 +53,11 @@ class MakeFileSystem:
 def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``64m``, ``1.5GB``, in powers of 1024 as in containerd; 0 for what is no size."""
     match = _SIZE.fullmatch(text.strip())
-    return int(Decimal(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match else 0
+    if match is None:
+        return 0
+    from decimal import Decimal
+
+    return int(Decimal(match[1]) * 1024 ** _POWERS[match[2].lower()])
 
 
 def _command(kind: str, uuid: str) -> list[str]:

@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Bytes that are gathered before they are written: a write costs a change of thread.
 _PIECE = 512 << 10
-# Bodies from here on are received by Rust; for less, a connection of its own costs more.
-_LARGE = 256 << 10
 
 
 class TargetFetcher:
@@ -184,7 +182,7 @@ def _request(url: str, wanted: _Wanted) -> Request:
     headers = {"Accept": f"{blob.media_type or '*/*'}, */*", "Accept-Encoding": "identity"}
     if offset or wanted.is_part:
         headers["Range"] = f"bytes={offset}-{wanted.end - 1 if wanted.is_part else ''}"
-    return Request("GET", url, headers, is_large=wanted.end - offset >= _LARGE)
+    return Request("GET", url, headers)
 
 
 async def _positioned(response: Response, wanted: _Wanted, doing: str) -> Response:

@@ -22,7 +22,6 @@ class Request:
 
     ``headers`` are the request's own; those of the host and the authorisation are added by who sends it.
     ``repeatable``: sending it again after a failure whose effect is unknown does no harm.
-    ``is_large``: the body is worth being received by Rust.
     """
 
     method: str
@@ -32,7 +31,6 @@ class Request:
     upload: UploadBody | None = None
     length: int = 0
     repeatable: bool = True
-    is_large: bool = False
 
     def with_headers(self, headers: Iterable[tuple[str, str]]) -> Request:
         """With these in place of its own of the same names; one that comes twice has both values."""

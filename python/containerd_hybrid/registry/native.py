@@ -1,7 +1,7 @@
-"""Large bodies, received by Rust: the same requests and answers, without their bytes in Python.
+"""Requests over Rust's connections: large bodies never get into Python, and no HTTP library is imported.
 
-What the other transport does as well is left to it: an encrypted proxy, and whatever its TLS library may
-accept that this one does not (so that certificates are judged, and errors told, in one place).
+What only the other transport does is left to it: uploads, an encrypted proxy, and whatever its TLS library
+may accept that this one does not (so that certificates are judged, and errors told, in one place).
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ class NativeTransport:
         Raises:
             UnavailableError: the host cannot be reached, or broke off.
         """
-        parts = urlsplit(request.url)
+        if request.upload is not None or not request.repeatable:
+            return None
+        try:
+            parts = urlsplit(request.url)
+            given_port = parts.port
+        except ValueError:
+            return None
         proxy = proxy_for(request.url)
         is_odd = "@" in parts.netloc or not request.url.isascii() or not request.url.isprintable()
         is_odd = is_odd or parts.scheme not in {"http", "https"}
@@ -62,14 +68,16 @@ class NativeTransport:
                 headers += [("Proxy-Authorization", through[2])] if through[2] else []
         idle, slow, slow_bytes = self._limits
         cancel = CancelToken()
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        host, port = parts.hostname, given_port or (443 if parts.scheme == "https" else 80)
         try:
             body = await in_own_thread(
-                lambda: self._client.get(
+                lambda: self._client.request(
+                    request.method,
                     host,
                     port,
                     target,
                     headers,
+                    body=request.body,
                     tls=settings,
                     proxy=through,
                     dial=dial_seconds,

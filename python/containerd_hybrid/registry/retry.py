@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import email.utils
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -40,6 +39,8 @@ def parse_retry_after(value: str, now: datetime.datetime | None = None) -> float
     text = value.strip()
     if text.isascii() and text.isdigit():
         return float(text)
+    import email.utils
+
     try:
         moment = email.utils.parsedate_to_datetime(text)
     except (TypeError, ValueError):

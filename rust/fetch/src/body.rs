@@ -37,12 +37,14 @@ pub struct Response {
 }
 
 impl Response {
+    /// `is_bare`: it answers a HEAD, so its length is of a body that does not come.
     pub(crate) fn new(
         client: &Arc<Client>,
         place: &Place,
         connection: Connection,
         head: Head,
         early: Vec<u8>,
+        is_bare: bool,
     ) -> Result<Self> {
         let coding = head
             .header("transfer-encoding")
@@ -52,6 +54,7 @@ impl Response {
             coding.as_deref(),
             head.header("content-length"),
         ) {
+            _ if is_bare => Rest::Nothing,
             (204 | 304, ..) => Rest::Nothing,
             (_, Some("chunked"), _) => Rest::Chunk(0),
             (_, Some(other), _) if other != "identity" => {

@@ -54,13 +54,18 @@ impl Place {
     }
 }
 
-/// A GET. `target` is path and query, or for a plain request over a proxy the whole URL.
+/// A request that does no harm when it is sent twice. `target` is path and query, or for a plain request
+/// over a proxy the whole URL.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
+    /// `GET` and so on, in upper case.
+    pub method: &'a str,
     /// Request target as it goes out.
     pub target: &'a str,
-    /// All headers but those about the connection.
+    /// All headers but those about the connection and the body's length.
     pub headers: &'a [(String, String)],
+    /// What is sent.
+    pub body: Option<&'a [u8]>,
 }
 
 /// Idle connections, shared by all requests.
@@ -119,7 +124,7 @@ impl Client {
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn get(
+    pub fn send(
         self: &Arc<Self>,
         place: &Place,
         request: &Request<'_>,
@@ -127,12 +132,13 @@ impl Client {
         cancel: &CancelFlag,
     ) -> Result<Response> {
         let text = text_of(request)?;
+        let is_bare = request.method == "HEAD";
         while let Some(mut connection) = self.take(place) {
             connection.wire().adopt(limits, Arc::clone(cancel));
             // The host may have ended it just now; then it has not seen the request.
             match exchange(&mut connection, &text) {
                 Ok(Some((head, rest))) => {
-                    return Response::new(self, place, connection, head, rest);
+                    return Response::new(self, place, connection, head, rest, is_bare);
                 }
                 Ok(None) | Err(Error::Closed) => {}
                 Err(error) => return Err(error),
@@ -140,7 +146,7 @@ impl Client {
         }
         let mut connection = connect(place, limits, cancel)?;
         match exchange(&mut connection, &text)? {
-            Some((head, rest)) => Response::new(self, place, connection, head, rest),
+            Some((head, rest)) => Response::new(self, place, connection, head, rest, is_bare),
             None => Err(Error::Closed),
         }
     }
@@ -176,18 +182,24 @@ impl Client {
 }
 
 fn text_of(request: &Request<'_>) -> Result<Vec<u8>> {
-    let mut text = format!("GET {} HTTP/1.1\r\n", request.target);
+    let mut text = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
     for (name, value) in request.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
-    let lines = 1 + request.headers.len();
+    let mut lines = 1 + request.headers.len();
+    if let Some(body) = request.body {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        lines += 1;
+    }
     if text.matches(['\r', '\n']).count() != 2 * lines || text.contains('\0') {
         return Err(Error::Protocol(
             "a header has a line break or a null byte".into(),
         ));
     }
     text.push_str("\r\n");
-    Ok(text.into_bytes())
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(request.body.unwrap_or_default());
+    Ok(bytes)
 }
 
 fn exchange(connection: &mut Connection, text: &[u8]) -> Result<Option<(Head, Vec<u8>)>> {

@@ -13,7 +13,7 @@ pub enum Error {
     #[error("the name {0} has no address: check it and the DNS")]
     Name(String),
     /// A connection, or the bytes on it.
-    #[error("{0}")]
+    #[error("{}", plain(.0))]
     Io(io::Error),
     /// The host broke off.
     #[error("the host broke off the connection")]
@@ -39,6 +39,13 @@ pub enum Error {
     /// The caller's flag was set.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// What the system says, without its number: `connection refused`.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
 }
 
 impl From<io::Error> for Error {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 const SLICE: Duration = Duration::from_millis(50);
 /// TLS asks for small pieces; system calls take large ones.
-const BUFFER: usize = 128 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 /// How patient to be.
 #[derive(Debug, Clone, Copy)]

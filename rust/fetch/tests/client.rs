@@ -58,10 +58,12 @@ fn place(port: u16) -> Place {
 fn get(client: &Arc<Client>, port: u16, limits: Limits) -> Result<Response, Error> {
     let headers = [("Host".to_owned(), "h".to_owned())];
     let request = Request {
+        method: "GET",
         target: "/x?y=1",
         headers: &headers,
+        body: None,
     };
-    client.get(&place(port), &request, limits, &CancelFlag::default())
+    client.send(&place(port), &request, limits, &CancelFlag::default())
 }
 
 fn body(response: &mut Response) -> (Vec<u8>, Result<(), Error>) {
@@ -69,6 +71,34 @@ fn body(response: &mut Response) -> (Vec<u8>, Result<(), Error>) {
     let (n, outcome) = response.fill(&mut buffer);
     buffer.truncate(n);
     (buffer, outcome)
+}
+
+#[test]
+fn an_answer_to_a_head_has_no_body_and_what_is_posted_comes_whole() {
+    let (port, served) = host(vec![vec![
+        b"HTTP/1.1 200 x\r\nContent-Length: 4\r\n\r\n",
+        b"HTTP/1.1 200 x\r\nContent-Length: 2\r\n\r\nok",
+    ]]);
+    let client = Arc::new(Client::default());
+    let send = |method, sent: Option<&[u8]>| {
+        let headers = [("Host".to_owned(), "h".to_owned())];
+        let request = Request {
+            method,
+            target: "/",
+            headers: &headers,
+            body: sent,
+        };
+        client
+            .send(&place(port), &request, patient(), &CancelFlag::default())
+            .unwrap()
+    };
+    assert_eq!(body(&mut send("HEAD", None)).0, b"");
+    // Its end is a request's end, which is where the scripted host stops to read.
+    assert_eq!(body(&mut send("POST", Some(b"a=b\r\n\r\n"))).0, b"ok");
+    let asked = served.join().unwrap();
+    assert!(asked[0].starts_with("HEAD / HTTP/1.1\r\n"), "{}", asked[0]);
+    let posted = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n";
+    assert_eq!(asked[1], posted);
 }
 
 #[test]
@@ -183,10 +213,12 @@ fn a_flag_ends_what_waits() {
     let error = thread::scope(|scope| {
         let asking = scope.spawn(|| {
             let request = Request {
+                method: "GET",
                 target: "/",
                 headers: &[],
+                body: None,
             };
-            Arc::new(Client::default()).get(&place(port), &request, patient(), &cancel)
+            Arc::new(Client::default()).send(&place(port), &request, patient(), &cancel)
         });
         let _asked = listener.accept().unwrap();
         cancel.store(true, Ordering::Relaxed);
@@ -200,11 +232,13 @@ fn a_header_cannot_begin_another() {
     for (name, value) in [("A", "1\r\nB: 2"), ("A\n", "1"), ("A", "\0")] {
         let headers = [(name.to_owned(), value.to_owned())];
         let request = Request {
+            method: "GET",
             target: "/",
             headers: &headers,
+            body: None,
         };
         let client = Arc::new(Client::default());
-        let error = client.get(&place(1), &request, patient(), &CancelFlag::default());
+        let error = client.send(&place(1), &request, patient(), &CancelFlag::default());
         assert!(matches!(error, Err(Error::Protocol(_))));
     }
 }
@@ -224,12 +258,14 @@ fn a_proxy_that_does_not_connect_is_told() {
         }),
     };
     let request = Request {
+        method: "GET",
         target: "/",
         headers: &[],
+        body: None,
     };
     let client = Arc::new(Client::default());
     let error = client
-        .get(&place, &request, patient(), &CancelFlag::default())
+        .send(&place, &request, patient(), &CancelFlag::default())
         .unwrap_err();
     assert!(matches!(error, Error::Proxy(407)), "{error}");
     let asked = served.join().unwrap();

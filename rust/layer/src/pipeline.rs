@@ -25,7 +25,7 @@ use crate::inflate::Decoder;
 use crate::source::{Read, Reader, Source};
 
 /// A multiple of the tar block, so that headers are never cut by a chunk's end.
-const TAR_CHUNK: usize = 128 * 1024;
+const TAR_CHUNK: usize = 64 * 1024;
 /// Chunks waiting between two stages.
 const DEPTH: usize = 3;
 

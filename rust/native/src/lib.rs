@@ -12,9 +12,11 @@ mod exceptions;
 mod failure;
 mod front;
 mod ingest;
+mod memory;
 mod mounting;
 mod pattern;
 mod receive;
+mod recipes;
 mod tree;
 mod unpacking;
 mod volumes;
@@ -32,6 +34,8 @@ mod _native {
     #[pymodule_export]
     use crate::ingest::{Growing, Ingest, hash_file};
     #[pymodule_export]
+    use crate::memory::keep_memory_low;
+    #[pymodule_export]
     use crate::mounting::{
         MountInfo, mount_all, mount_temporary, mounted, mountinfo, unmount_all, unmount_each,
         unmount_temporary,
@@ -40,6 +44,8 @@ mod _native {
     use crate::pattern::Pattern;
     #[pymodule_export]
     use crate::receive::{HttpBody, HttpClient, TlsSettings};
+    #[pymodule_export]
+    use crate::recipes::{make_recipe, read_recipe, rebuild_blob};
     #[pymodule_export]
     use crate::tree::{disk_usage, remove_tree};
     #[pymodule_export]

@@ -12,9 +12,9 @@ use crate::failure::{Class, Failure};
 use crate::without_gil;
 
 /// Bytes gathered before they are handed on, and how long at most they wait for more.
-const PIECE: usize = 128 * 1024;
+const PIECE: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_millis(50);
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 128 * 1024;
 
 /// Whom to trust and who we are, for connections that share it.
 #[pyclass(frozen, module = "containerd_hybrid._native")]
@@ -58,16 +58,18 @@ impl HttpClient {
         Self::default()
     }
 
-    /// Sends a GET and reads the head of its answer.
-    #[pyo3(signature = (host, port, target, headers, *, tls = None, proxy = None, dial, idle, slow, slow_bytes, cancel))]
+    /// Sends a request and reads the head of its answer.
+    #[pyo3(signature = (method, host, port, target, headers, *, body = None, tls = None, proxy = None, dial, idle, slow, slow_bytes, cancel))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
-    fn get(
+    fn request(
         &self,
         py: Python<'_>,
+        method: &str,
         host: String,
         port: u16,
         target: &str,
         headers: Vec<(String, String)>,
+        body: Option<Vec<u8>>,
         tls: Option<&TlsSettings>,
         proxy: Option<(String, u16, String)>,
         dial: f64,
@@ -95,12 +97,14 @@ impl HttpClient {
                 slow_bytes,
             };
             let request = fetch::Request {
+                method,
                 target,
                 headers: &headers,
+                body: body.as_deref(),
             };
             let response = self
                 .client
-                .get(&place, &request, limits, &cancel)
+                .send(&place, &request, limits, &cancel)
                 .map_err(|e| opening(&e))?;
             Ok(HttpBody {
                 status: response.status(),

@@ -240,7 +240,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return files
 
 
-async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path, carrier: str) -> None:
+async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path) -> None:
     files = await asyncio.to_thread(certificate, tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
@@ -257,7 +257,7 @@ async def test_certificates_are_verified_unless_said_otherwise(tmp_path: Path, c
     assert site._server is not None
     address = f"127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
     transport = Transport(TransportSettings())
-    request = Request("GET", f"https://{address}/", is_large=carrier == "rust")
+    request = Request("GET", f"https://{address}/")
     try:
         with pytest.raises(FailedPreconditionError, match="not trusted"):
             await transport.open(Endpoint("https", address), request)
