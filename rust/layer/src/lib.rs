@@ -4,6 +4,7 @@
 //!   compressed bytes and the diff ID (digest of the tar stream).
 //! * [`apply_growing`]: the same, behind a writer that is still receiving the layer.
 //! * [`unpack`]: compressed layer → tar stream, with the same checks.
+//! * [`recipe`]: a layer without the bytes that the unpacked files have, and the layer again from that.
 //! * [`diff`]: two directories → layer, with digest and diff ID.
 //! * [`Hasher`], [`hash_file`], [`copy_and_hash`]: content store ingests.
 //! * [`disk_usage`], [`remove_tree`]: what a snapshotter does with whole trees.
@@ -23,6 +24,7 @@ mod gzip;
 mod inflate;
 mod isal;
 mod pipeline;
+pub mod recipe;
 mod remove;
 mod source;
 mod sys;

@@ -119,9 +119,26 @@ impl TarSink {
     }
 }
 
-/// Runs `produce` with a sink, compresses what it puts in, writes that to `file`.
+/// Where the result goes, in order.
+pub(crate) type Write<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<()> + Send);
+
+/// Writes to a file at its offset.
+pub(crate) fn to_file(file: &File) -> impl FnMut(&[u8]) -> Result<()> + Send {
+    move |mut data| {
+        while !data.is_empty() {
+            match rustix::io::retry_on_intr(|| rustix::io::write(file, data)) {
+                Ok(0) => return Err(Error::io("write", b"sink", std::io::ErrorKind::WriteZero)),
+                Ok(n) => data = &data[n..],
+                Err(e) => return Err(Error::io("write", b"sink", e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `produce` with a sink, compresses what it puts in, hands that to `write`.
 pub(crate) fn run(
-    file: &File,
+    write: Write<'_>,
     options: &DiffOptions,
     produce: impl FnOnce(TarSink) -> Result<()>,
 ) -> Result<Diffed> {
@@ -144,7 +161,7 @@ pub(crate) fn run(
         });
         let hasher = hasher.map_err(failed)?;
         let mut out = Out {
-            file,
+            write,
             hasher: (options.compression != DiffCompression::None).then(|| Hasher::new(algorithm)),
             len: 0,
         };
@@ -277,7 +294,7 @@ fn deflate_blocks(jobs: &Mutex<Receiver<Job>>, level: i32) {
 
 /// The end of the line.
 struct Out<'a> {
-    file: &'a File,
+    write: Write<'a>,
     hasher: Option<Hasher>,
     len: u64,
 }
@@ -346,18 +363,11 @@ impl Out<'_> {
         step(&[], ZSTD_EndDirective::ZSTD_e_end)
     }
 
-    fn write(&mut self, mut data: &[u8]) -> Result<()> {
+    fn write(&mut self, data: &[u8]) -> Result<()> {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(data);
         }
         self.len += data.len() as u64;
-        while !data.is_empty() {
-            match rustix::io::retry_on_intr(|| rustix::io::write(self.file, data)) {
-                Ok(0) => return Err(Error::io("write", b"sink", std::io::ErrorKind::WriteZero)),
-                Ok(n) => data = &data[n..],
-                Err(e) => return Err(Error::io("write", b"sink", e)),
-            }
-        }
-        Ok(())
+        (self.write)(data)
     }
 }

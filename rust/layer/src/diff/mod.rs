@@ -2,7 +2,7 @@
 
 mod compare;
 mod emit;
-mod encode;
+pub(crate) mod encode;
 mod walk;
 
 use std::fs::File;
@@ -73,7 +73,7 @@ pub fn diff(
     sink: File,
     options: DiffOptions,
 ) -> Result<Diffed> {
-    encode::run(&sink, &options, |sink| {
+    encode::run(&mut encode::to_file(&sink), &options, |sink| {
         let mut emitter = Emitter::new(upper, sink, options.source_date_epoch);
         let cancel = options.cancel.as_ref();
         walk::walk(lower, upper, cancel, &mut |change| emitter.change(change))?;
