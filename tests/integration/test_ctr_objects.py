@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from containerd_hybrid.testing.ctr import Ctr
+from containerd_hybrid.testing.ctr import Ctr, topics
 
 pytestmark = pytest.mark.root
 BUSYBOX = "docker.io/library/busybox:latest"
@@ -165,13 +165,9 @@ def test_leases_are_created_listed_and_deleted(ctr: Ctr) -> None:
 
 
 def test_events_tell_a_containers_life_in_order(ctr: Ctr) -> None:
-    with ctr.watch() as watcher:
-        assert watcher.stdout is not None
+    with ctr.watch() as lines_until:
         ctr("run", "--rm", BUSYBOX, "life", "true")
-        topics: list[str] = []
-        while "/containers/delete" not in topics:
-            fields = watcher.stdout.readline().decode().split()
-            topics += [field for field in fields if field.startswith("/")]
+        told = topics(lines_until("/containers/delete"))
     wanted = [
         "/containers/create",
         "/tasks/create",
@@ -180,4 +176,4 @@ def test_events_tell_a_containers_life_in_order(ctr: Ctr) -> None:
         "/tasks/delete",
         "/containers/delete",
     ]
-    assert [topic for topic in topics if topic in wanted] == wanted
+    assert [topic for topic in told if topic in wanted] == wanted

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.images import ImageArchive, busybox_layer, write_archive
+from containerd_hybrid.testing.processes import catches, open_files
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 pytestmark = pytest.mark.root
 BUSYBOX = "docker.io/library/busybox:latest"
@@ -23,26 +26,35 @@ def start_sleeper(ctr: Ctr, id: str, *options: str) -> None:
     ctr("run", "-d", *options, BUSYBOX, id, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
 
 
-def wait_until_gone(ctr: Ctr, id: str, status: str = "STOPPED") -> None:
-    deadline = time.monotonic() + 120
-    while status not in ctr("task", "ls").split(id)[-1].splitlines()[0]:
-        assert time.monotonic() < deadline, ctr("task", "ls")
-        time.sleep(0.05)
+def task(ctr: Ctr, id: str) -> tuple[int, str]:
+    """Its pid and status."""
+    (line,) = [line.split() for line in ctr("task", "ls").splitlines() if line.startswith(f"{id} ")]
+    return int(line[1]), line[2]
+
+
+def wait_until_gone(ctr: Ctr, id: str) -> None:
+    until(lambda: task(ctr, id)[1] == "STOPPED", lambda: ctr("task", "ls"))
 
 
 def wait_until_attached(process: subprocess.Popen[bytes]) -> None:
     """Until this ``ctr`` reads what the container writes."""
 
     def reads() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return any(
-                link.readlink().name.endswith("-stdout") for link in Path(f"/proc/{process.pid}/fd").iterdir()
-            )
-        return False
-
-    while not reads():
         assert process.poll() is None
-        time.sleep(0.02)
+        return any(
+            link.name.endswith("-stdout") and not _flags(process.pid, descriptor) & os.O_PATH
+            for descriptor, link in open_files(process.pid).items()
+        )
+
+    until(reads, "ctr opens the FIFO")
+
+
+def _flags(pid: int, descriptor: int) -> int:
+    """What a descriptor was opened with. (ctr's first one of a FIFO is only its place.)"""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
+        return int(text.partition("flags:")[2].split()[0], 8)
+    return os.O_PATH
 
 
 def remove(ctr: Ctr, id: str) -> None:
@@ -84,7 +96,7 @@ def test_input_to_its_end(ctr: Ctr) -> None:
     process.stdin.write(b"one\ntwo\n")
     assert process.stdout is not None
     assert process.stdout.readline() == b"one\n"
-    out, _ = process.communicate()
+    out, _ = process.communicate(timeout=GIVE_UP_SECONDS)
     assert (out, process.returncode) == (b"two\n", 0)
 
 
@@ -97,7 +109,7 @@ def test_256_mib_of_output_arrive_whole(ctr: Ctr) -> None:
     while data := process.stdout.read(1 << 20):
         seen.update(data)
         size += len(data)
-    assert process.wait() == 0
+    assert process.wait(GIVE_UP_SECONDS) == 0
     assert size == 256 << 20
     local = subprocess.run(
         ["sh", "-c", f"busybox {command} | sha256sum"], capture_output=True, text=True, check=True
@@ -164,7 +176,9 @@ def test_a_memory_limit_is_set_in_the_cgroup(ctr: Ctr) -> None:
 
 def test_detached_container_lists_signals_and_exit_code(ctr: Ctr) -> None:
     start_sleeper(ctr, "d")
-    assert "RUNNING" in ctr("task", "ls")
+    pid, status = task(ctr, "d")
+    assert status == "RUNNING"
+    until(lambda: catches(pid, signal.SIGTERM), "the trap")
     ctr("task", "kill", "--signal", "SIGTERM", "d")
     wait_until_gone(ctr, "d")
     assert "non-zero exit code 3" in ctr.run("task", "delete", "d").stderr
@@ -193,8 +207,7 @@ def test_exec_without_a_task_says_so(ctr: Ctr) -> None:
 def test_processes_of_a_task(ctr: Ctr) -> None:
     start_sleeper(ctr, "ps")
     try:
-        pid = ctr("task", "ls").split("ps")[-1].split()[0]
-        assert pid in ctr("task", "ps", "ps").split()
+        assert str(task(ctr, "ps")[0]) in ctr("task", "ps", "ps").split()
     finally:
         remove(ctr, "ps")
 
@@ -224,7 +237,7 @@ def test_attach_to_a_detached_container(ctr: Ctr) -> None:
     process = ctr.start("task", "attach", "a", stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     wait_until_attached(process)
     ctr("task", "exec", "--exec-id", "go", "a", "touch", "/tmp/go")
-    out, _ = process.communicate()
+    out, _ = process.communicate(timeout=GIVE_UP_SECONDS)
     assert (out, process.returncode) == (b"attached\n", 4)
     ctr.run("task", "delete", "a")
     ctr("container", "delete", "a")

@@ -29,7 +29,7 @@ import pytest
 from containerd_hybrid._programs import SHIM, shim_path
 from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.testing.containerd import StockContainerd
-from containerd_hybrid.testing.ctr import Ctr
+from containerd_hybrid.testing.ctr import Ctr, topics
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE, busybox_program
 from containerd_hybrid.testing.leaks import LeakCheck
 
@@ -303,9 +303,7 @@ def test_kill_pause_resume_ps_metrics(stock: StockContainerd, ctr: Ctr, detached
 
 
 def test_events_in_order(ctr: Ctr, detached: Detached) -> None:
-    # ctr buffers nothing per event, so lines come as events do.
-    with ctr.watch() as watcher:
-        assert watcher.stdout is not None
+    with ctr.watch() as lines_until:
         detached("box", "sleep 1000")
         ctr("task", "exec", "--exec-id", "e", "box", "true")
         ctr("task", "pause", "box")
@@ -313,13 +311,11 @@ def test_events_in_order(ctr: Ctr, detached: Detached) -> None:
         ctr("task", "kill", "-s", "SIGKILL", "box")
         until(lambda: status(ctr, "box") == "STOPPED")
         assert exit_code(ctr, "box") == SIGNALLED + signal.SIGKILL
-        topics: list[str] = []
-        while not topics or topics[-1] != "delete":
-            line = watcher.stdout.readline().decode()
-            if found := re.search(rf" {ctr.namespace} /tasks/(\S+) ", line):
-                topics.append(found[1])
+        told = topics(lines_until("/tasks/delete"))
     expected = "create start exec-added exec-started exit paused resumed exit delete"
-    assert topics == expected.split()
+    assert [topic for topic in told if topic.startswith("/tasks/")] == [
+        f"/tasks/{name}" for name in expected.split()
+    ]
 
 
 def test_twenty_at_once(ctr: Ctr) -> None:
@@ -469,19 +465,14 @@ def test_processes_without_a_namespace_end_with_init(ctr: Ctr, short_folder: Pat
 
 
 def test_out_of_memory_is_told(ctr: Ctr) -> None:
-    with ctr.watch() as watcher:
-        assert watcher.stdout is not None
+    with ctr.watch() as lines_until:
         script = "tail /dev/zero"
         flags = ("--memory-limit", str(16 << 20))
         done = ctr.run("run", "--rm", "--runtime", RUNTIME, *flags, BUSYBOX_IMAGE, "box", "sh", "-c", script)
         assert done.returncode == SIGNALLED + signal.SIGKILL
-        topics: list[str] = []
-        while not topics or topics[-1] != "delete":
-            line = watcher.stdout.readline().decode()
-            if found := re.search(rf" {ctr.namespace} /tasks/(\S+) ", line):
-                topics.append(found[1])
-    assert "oom" in topics
-    assert topics.index("oom") < topics.index("exit")
+        told = topics(lines_until("/tasks/delete"))
+    assert "/tasks/oom" in told
+    assert told.index("/tasks/oom") < told.index("/tasks/exit")
 
 
 def test_memory_and_descriptors_of_an_idle_shim(ctr: Ctr, detached: Detached) -> None:

@@ -152,17 +152,13 @@ def test_a_shim_that_dies_under_the_daemon_is_told_and_cleaned_up(
 ) -> None:
     run(ctr, "c", "sleep 1000")
     daemon.restart(crash=True)
-    text = ""
-    with ctr.watch() as events:
-        assert events.stdout is not None
+    with ctr.watch() as lines_until:
         os.kill(shim_of(bundle(daemon, token, "c")), signal.SIGKILL)
         until(lambda: tasks(ctr) == {}, "the task stays")
-        while "/tasks/delete" not in text:
-            text += events.stdout.readline().decode()
+        text = "".join(lines_until("/tasks/delete"))
         # Another would come before whatever is published from here on.
         ctr("namespace", "label", token, "last=word")
-        while '"last":"word"' not in text:
-            text += events.stdout.readline().decode()
+        text += "".join(lines_until('"last":"word"'))
     assert text.count("/tasks/exit") == text.count("/tasks/delete") == 1
     assert '"exit_status":137' in text
     assert not bundle(daemon, token, "c").exists()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Self
 
 from containerd_hybrid.errors import NotFoundError
 from containerd_hybrid.testing.daemon import DaemonError, unmount_below
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
-_STARTS_WITHIN = 30.0
 _CONFIG = """\
 version = 2
 root = "{folder}/root"
@@ -74,20 +73,25 @@ class StockContainerd:
                 env=self._environment,
                 start_new_session=True,
             )
-        give_up = time.monotonic() + _STARTS_WITHIN
-        command = ["ctr", "--address", self.address, "version"]
-        while subprocess.run(command, capture_output=True, check=False).returncode:
-            if self._process.poll() is not None or time.monotonic() > give_up:
-                raise DaemonError(f"containerd did not start:\n{self.log_file.read_text()[-2000:]}")
-            time.sleep(0.05)
+        try:
+            until(self._answers, "an answer of containerd")
+        except AssertionError as error:
+            self.stop()
+            raise DaemonError(f"containerd did not start:\n{self.log_file.read_text()[-2000:]}") from error
         return self
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "containerd ended"
+        command = ["ctr", "--address", self.address, "version"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def stop(self) -> None:
         """End it; containers run on."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(30)
+                self._process.wait(GIVE_UP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

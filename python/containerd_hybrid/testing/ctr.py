@@ -7,12 +7,14 @@ import re
 import select
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from containerd_hybrid.errors import NotFoundError
+from containerd_hybrid.testing.waiting import until
 
 _DEBIAN_CTR = "/usr/bin/ctr"
 
@@ -55,23 +57,38 @@ class Ctr:
         return subprocess.Popen(self.command(*args), **options)
 
     @contextmanager
-    def watch(self) -> Iterator[subprocess.Popen[bytes]]:
-        """``ctr events``, seen to listen: what happens from here on comes from its stdout, line by line.
+    def watch(self) -> Iterator[Callable[[str], list[str]]]:
+        """``ctr events``, seen to listen. Gives a function that reads on up to the first line with a text in
+        it, and has these lines.
 
         The namespace must exist. It is labelled until an event of that arrives, so more of those
         events may come.
         """
         with self.start("events", stdout=subprocess.PIPE, bufsize=0) as watcher:
-            assert watcher.stdout is not None
+            output = watcher.stdout
+            assert output is not None
+
+            def lines_until(text: str) -> list[str]:
+                lines = [""]
+                while text not in lines[-1]:
+                    lines.append(output.readline().decode())
+                    assert lines[-1], f"ctr events ended before {text}, after {lines}"
+                return lines[1:]
+
+            def listens() -> bool:
+                self("namespace", "label", self.namespace, f"watched={time.monotonic_ns()}")
+                return bool(select.select([output], [], [], 0.1)[0])
+
             try:
-                number = 0
-                while not select.select([watcher.stdout], [], [], 0.1)[0]:
-                    number += 1
-                    self("namespace", "label", self.namespace, f"watched={number}")
-                assert watcher.stdout.readline(), "ctr events ended"
-                yield watcher
+                until(listens, "an event of the namespace")
+                yield lines_until
             finally:
                 watcher.terminate()
+
+
+def topics(lines: Iterable[str]) -> list[str]:
+    """The topics of what ``ctr events`` wrote."""
+    return [next(word for word in line.split() if word.startswith("/")) for line in lines]
 
 
 def find_ctr(major: int) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from containerd_hybrid.testing.leaks import LeakCheck, mounts_below
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
-_STARTS_WITHIN = 60.0
 _MNT_DETACH = 2
 _OPT = "io.containerd.internal.v1.opt"
 
@@ -113,7 +113,7 @@ class DaemonProcess:
 
     def _wait_ready(self, notified: socket.socket) -> None:
         process = self._running()
-        give_up = time.monotonic() + _STARTS_WITHIN
+        give_up = time.monotonic() + GIVE_UP_SECONDS
         while time.monotonic() < give_up:
             with contextlib.suppress(TimeoutError):
                 if b"READY=1" in notified.recv(4096).splitlines():
@@ -121,9 +121,9 @@ class DaemonProcess:
             if process.poll() is not None:
                 raise DaemonError(f"the daemon ended with {process.returncode}:\n{self._log_end()}")
         self.kill()
-        raise DaemonError(f"the daemon was not ready in {_STARTS_WITHIN} s:\n{self._log_end()}")
+        raise DaemonError(f"the daemon was not ready in {GIVE_UP_SECONDS} s:\n{self._log_end()}")
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = GIVE_UP_SECONDS) -> int:
         """SIGTERM, and wait; its exit code. Containers run on."""
         return self._end(signal.SIGTERM, seconds)
 
@@ -136,7 +136,7 @@ class DaemonProcess:
 
     def kill(self) -> int:
         """SIGKILL, as a crash would be."""
-        return self._end(signal.SIGKILL, 30.0)
+        return self._end(signal.SIGKILL, GIVE_UP_SECONDS)
 
     def restart(self, *, crash: bool = False) -> DaemonProcess:
         """Stop it (or kill it) and start it on the same folders."""
@@ -147,13 +147,9 @@ class DaemonProcess:
         """Send a signal."""
         self._running().send_signal(number)
 
-    def wait_for_log(self, text: str, seconds: float = 30.0) -> None:
+    def wait_for_log(self, text: str) -> None:
         """Wait until ``text`` is in the log."""
-        give_up = time.monotonic() + seconds
-        while text not in self.log:
-            if time.monotonic() > give_up:
-                raise DaemonError(f"{text!r} is not in the log:\n{self._log_end()}")
-            time.sleep(0.02)
+        until(lambda: text in self.log, lambda: f"{text!r} is not in the log:\n{self._log_end()}")
 
     @contextlib.contextmanager
     def serving(self, check: LeakCheck | None = None) -> Iterator[Self]:

@@ -7,12 +7,16 @@ descend from it or have the token in their environment. And only what was not th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from containerd_hybrid.testing.waiting import until
 
 TOKEN_VARIABLE = "CONTAINERD_HYBRID_TEST_TOKEN"  # noqa: S105 (a name, not a secret)
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -31,11 +35,30 @@ class Leak:
         return f"{self.kind} {self.what}"
 
 
-def remove_cgroups(namespace: str) -> None:
-    """The cgroup that a namespace's containers have in common, which outlives them, as with runc."""
-    for cgroup in (_CGROUPS / namespace, *_CGROUPS.glob(f"*/{namespace}")):
-        if cgroup.is_dir():
-            cgroup.rmdir()
+def remove_cgroups(name: str) -> None:
+    """The cgroups of that name at the top of every hierarchy, which have no others in them.
+
+    A namespace's, that its containers have in common, outlives them, as with runc. Its last processes
+    may still be on their way out.
+    """
+    for cgroup in (_CGROUPS / name, *_CGROUPS.glob(f"*/{name}")):
+        until(partial(_rmdir, cgroup), lambda cgroup=cgroup: f"{cgroup} with {_below(cgroup)} removed")
+
+
+def _rmdir(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
+def _below(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.glob("*") if entry.is_dir()]
 
 
 class LeakCheck:
@@ -60,7 +83,7 @@ class LeakCheck:
         """What appeared and is still there."""
         return sorted(self._now() - self._before)
 
-    def wait_clean(self, seconds: float = 5.0) -> list[Leak]:
+    def wait_clean(self, seconds: float = 60.0) -> list[Leak]:
         """As :meth:`leaks`, after giving clean-up that is still going on some time to end."""
         give_up = time.monotonic() + seconds
         while (leaks := self.leaks()) and time.monotonic() < give_up:
