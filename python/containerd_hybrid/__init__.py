@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from containerd_hybrid.client.container import AsyncContainer, ContainerInfo
     from containerd_hybrid.client.containers import Completed
     from containerd_hybrid.client.events import Event
-    from containerd_hybrid.client.options import MountPoint, RunOptions, User
+    from containerd_hybrid.client.options import MountPoint, RunOptions, TlsFiles, User
     from containerd_hybrid.client.process import AsyncProcess, Exited
     from containerd_hybrid.client.stdio import Streams
     from containerd_hybrid.client.sync import Client, Container, Process
@@ -69,6 +69,7 @@ __all__ = [
     "RunOptions",
     "Status",
     "Streams",
+    "TlsFiles",
     "User",
     "__version__",
     "connect",
@@ -99,27 +100,40 @@ _HOMES = {
     "RunOptions": "client.options",
     "Status": "tasks.api",
     "Streams": "client.stdio",
+    "TlsFiles": "client.options",
     "User": "client.options",
 }
 
 
-def connect(address: str = DEFAULT_ADDRESS, namespace: str = DEFAULT_NAMESPACE) -> Client:
-    """A client of the daemon that listens at ``address``, the path of a Unix socket.
+def connect(
+    address: str = DEFAULT_ADDRESS, namespace: str = DEFAULT_NAMESPACE, tls: TlsFiles | None = None
+) -> Client:
+    """A client of the daemon that listens at ``address``: the path of a Unix socket, or ``tcp://host:port``.
 
-    Nothing is sent yet: that no daemon answers is told by the first call (UnavailableError).
+    TCP needs ``tls``. Nothing is sent yet: that no daemon answers, or that it does not trust us, is told by
+    the first call (UnavailableError).
+
+    Raises:
+        FailedPreconditionError: a file of ``tls`` cannot be read.
+        InvalidArgumentError: TCP without ``tls``, or a Unix socket with it.
     """
     from containerd_hybrid.client.portal import through_portal
     from containerd_hybrid.client.sync import Client
 
-    return Client(*through_portal(lambda: connect_async(address, namespace)))
+    return Client(*through_portal(lambda: connect_async(address, namespace, tls)))
 
 
-async def connect_async(address: str = DEFAULT_ADDRESS, namespace: str = DEFAULT_NAMESPACE) -> AsyncClient:
+async def connect_async(
+    address: str = DEFAULT_ADDRESS, namespace: str = DEFAULT_NAMESPACE, tls: TlsFiles | None = None
+) -> AsyncClient:
     """As :func:`connect`, for the event loop that runs now."""
+    import asyncio
+
     from containerd_hybrid.client.client import AsyncClient
     from containerd_hybrid.client.grpc_transport import GrpcTransport
 
-    return AsyncClient(GrpcTransport(address), _mounter(), namespace)
+    pems = None if tls is None else await asyncio.to_thread(tls.read)
+    return AsyncClient(GrpcTransport(address, pems), _mounter(), namespace)
 
 
 def open(  # noqa: A001 (as `shelve.open`: it is used with the module's name before it)

@@ -240,6 +240,21 @@ def test_the_debug_socket_shows_stacks(daemon: DaemonProcess) -> None:
     assert not (daemon.folder / "debug.sock").exists()
 
 
+def test_ctr_pprof_is_answered_with_what_a_python_program_has(daemon: DaemonProcess) -> None:
+    ctr = Ctr(daemon.address)
+    pprof = ("pprof", "--debug-socket", str(daemon.folder / "debug.sock"))
+    assert " in Daemon.run" in ctr(*pprof, "goroutines")
+    assert " MainThread " in ctr(*pprof, "threadcreate")
+    assert "VmRSS:" in ctr(*pprof, "heap")
+    # Whatever was seen: lines of "thread;call;… count", or none where nothing was done.
+    for line in ctr(*pprof, "profile", "--seconds", "200ms").splitlines():
+        assert re.fullmatch(r"[^;]+(;[^;]+)+ \d+", line), line
+    for wrong in ("0", "none", "1e9", "nan"):
+        assert ask(daemon, "GET", f"/debug/pprof/profile?seconds={wrong}")[0] == 400
+    refused = ctr.run(*pprof, "trace")
+    assert (refused.returncode, "404" in refused.stderr) == (1, True)
+
+
 def test_the_log_level_changes_while_the_daemon_runs(daemon: DaemonProcess) -> None:
     ctr = Ctr(daemon.address)
     assert ask(daemon, "GET", "/debug/loglevel") == (200, "debug\n")

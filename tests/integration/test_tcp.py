@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +19,11 @@ import grpc.aio
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from tests.integration.registry_world import Authority
+from tests.unit.images.archives import oci_layout
 
+import containerd_hybrid
+from containerd_hybrid import TlsFiles
+from containerd_hybrid.errors import UnavailableError
 from containerd_hybrid.proto.services.version.v1.version_pb2 import VersionResponse
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.leaks import LeakCheck
@@ -121,10 +129,40 @@ async def test_only_whom_the_authority_signed_is_answered(
         await asked(grpc.aio.insecure_channel(f"127.0.0.1:{address}"))
     assert told.value.code() is grpc.StatusCode.UNAVAILABLE
     _refuses_old_tls(address, authority)
+    await _serves_the_library(f"tcp://127.0.0.1:{address}", authority, stranger)
     # It goes on serving those it knows.
     assert (await version(address, authority, authority)).startswith("v2.")
     assert "tls_common_name" in daemon.log
     _has_its_sockets(daemon.folder)
+
+
+async def _serves_the_library(address: str, ours: Authority, theirs: Authority) -> None:
+    """The library and hyctl, with calls of every kind, and what is said to those who are not known."""
+    files = TlsFiles(ours.certificate, *ours.client)
+    async with await containerd_hybrid.connect_async(address, "tls", files) as client:
+        assert (await client.version()).startswith("v2.")
+        (image,) = await client.images.import_archive(io.BytesIO(oci_layout([b""]).bytes()), unpack=False)
+        assert [one.name for one in await client.images.list()] == [image.name]
+        await client.images.remove(image.name)
+    stranger = TlsFiles(ours.certificate, *theirs.client)
+    async with await containerd_hybrid.connect_async(address, "tls", stranger) as client:
+        with pytest.raises(UnavailableError, match="does not trust the other"):
+            await client.version()
+    command = [sys.executable, "-m", "containerd_hybrid.cli.main", "--address", address]
+    flags = ("--tls-ca", ours.certificate, "--tls-cert", ours.client[0], "--tls-key", ours.client[1])
+    for given, code, said in (
+        (flags, 0, "Server: v2."),
+        (flags[:4], 1, "--tls-ca, --tls-cert and --tls-key go together"),
+        ((), 1, "needs an authority, a certificate and a key"),
+    ):
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*command, *map(str, given), "version"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
 
 
 def _refuses_old_tls(port: int, authority: Authority) -> None:

@@ -95,7 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     command = import_module(f"containerd_hybrid.cli.{module}")
     session = Session(
-        options.address, options.namespace, options.root, options.state, in_process=options.in_process
+        options.address,
+        options.namespace,
+        options.root,
+        options.state,
+        in_process=options.in_process,
+        tls=(options.tls_ca, options.tls_cert, options.tls_key),
     )
     run: Callable[[str, Sequence[str], Session], int] = command.main
     return report(lambda: run(options.command, options.arguments, session), command.FAILURE)
@@ -112,8 +117,16 @@ def _parser() -> Parser:
         "--address",
         default=os.environ.get("CONTAINERD_ADDRESS") or containerd_hybrid.DEFAULT_ADDRESS,
         metavar="SOCKET",
-        help="of the daemon (CONTAINERD_ADDRESS; default: %(default)s)",
+        help="of the daemon, or tcp://HOST:PORT (CONTAINERD_ADDRESS; default: %(default)s)",
     )
+    for name, what in (("ca", "the authority"), ("cert", "our certificate"), ("key", "its key")):
+        variable = f"CONTAINERD_TLS_{name.upper()}"
+        parser.add_argument(
+            f"--tls-{name}",
+            metavar="FILE",
+            default=os.environ.get(variable),
+            help=f"with tcp://: {what} ({variable})",
+        )
     parser.add_argument(
         "-n",
         "--namespace",

@@ -9,17 +9,23 @@ from dataclasses import dataclass
 
 import containerd_hybrid
 from containerd_hybrid.client.client import AsyncClient
+from containerd_hybrid.client.options import TlsFiles
+from containerd_hybrid.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where to work: a daemon's socket or, with ``in_process``, folders without a daemon; and a namespace."""
+    """Where to work: a daemon's address or, with ``in_process``, folders without a daemon; and a namespace.
+
+    ``tls`` are the files for ``tcp://``: authority, certificate, key.
+    """
 
     address: str
     namespace: str
     root: str
     state: str
     in_process: bool
+    tls: tuple[str | None, str | None, str | None] = (None, None, None)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
@@ -29,6 +35,14 @@ class Session:
         if self.in_process:
             client = await containerd_hybrid.open_async(self.root, self.state, self.namespace)
         else:
-            client = await containerd_hybrid.connect_async(self.address, self.namespace)
+            client = await containerd_hybrid.connect_async(self.address, self.namespace, self._tls())
         async with client:
             yield client
+
+    def _tls(self) -> TlsFiles | None:
+        ca, certificate, key = self.tls
+        if ca and certificate and key:
+            return TlsFiles(ca, certificate, key)
+        if ca or certificate or key:
+            raise InvalidArgumentError("--tls-ca, --tls-cert and --tls-key go together: name all of them")
+        return None

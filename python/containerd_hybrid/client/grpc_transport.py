@@ -10,23 +10,30 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from containerd_hybrid.errors import HybridError, PermissionDeniedError, UnavailableError, error_for_code
+from containerd_hybrid.errors import (
+    HybridError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnavailableError,
+    error_for_code,
+)
 
 M = TypeVar("M", bound=Message)
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # Host names of Unix sockets make some servers refuse the call; containerd's client sends this too.
-    ("grpc.default_authority", "localhost"),
     ("grpc.use_local_subchannel_pool", 1),
     # A daemon that was started anew is found at once, not when an ever longer pause is over.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
+# Host names of Unix sockets make some servers refuse the call; containerd's client sends this too.
+_UNIX_OPTIONS = [*_OPTIONS, ("grpc.default_authority", "localhost")]
 
 
+_TCP = "tcp://"
 # A daemon that was there a moment ago is being started anew, or gRPC has not looked for it again yet.
 _RECONNECT_SECONDS = 1.0
 _RETRY_SECONDS = 0.1
@@ -40,11 +47,29 @@ _BidiCall: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
 class GrpcTransport:
     """See :class:`containerd_hybrid.client.api.Transport`. Made inside a running event loop."""
 
-    def __init__(self, address: str) -> None:
-        """``address`` is the path of a Unix socket, with ``unix://`` before it or not."""
+    def __init__(self, address: str, tls: tuple[bytes, bytes, bytes] | None = None) -> None:
+        """``address`` is the path of a Unix socket, with ``unix://`` before it or not, or ``tcp://host:port``.
+
+        ``tls`` has authority, certificate and key as PEM, which TCP cannot do without.
+
+        Raises:
+            InvalidArgumentError: TCP without TLS, or TLS without TCP.
+        """
         self._address = address.removeprefix("unix://")
         self._was_connected = False
-        self._channel = grpc.aio.insecure_channel(f"unix:{self._address}", options=_OPTIONS)
+        self._over_tls = tls is not None
+        if self._over_tls != address.startswith(_TCP):
+            raise InvalidArgumentError(
+                f"{address} cannot be used: an address that begins with {_TCP} needs an authority, a "
+                "certificate and a key, and no other takes them"
+            )
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(f"unix:{self._address}", options=_UNIX_OPTIONS)
+        else:
+            authority, certificate, key = tls
+            credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+            target = f"dns:{address.removeprefix(_TCP)}"
+            self._channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
 
     async def unary(
         self,
@@ -137,6 +162,11 @@ class GrpcTransport:
         if "Permission denied" in details:
             return PermissionDeniedError(
                 f"{self._address} may not be used by this user: be root, or of the socket's group"
+            )
+        if self._over_tls:
+            return UnavailableError(
+                f"no daemon answers at {self._address}, or one side does not trust the other: see the "
+                f"address, the authority, and whose certificate this is ({details})"
             )
         return UnavailableError(
             f"no daemon answers at {self._address}: start one (containerd-hybrid) or name another socket"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from containerd_hybrid.errors import InvalidArgumentError
+from containerd_hybrid.errors import FailedPreconditionError, InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,31 @@ _MOUNT_KEYS = {
     "readonly": "readonly",
     "ro": "readonly",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Whom to trust and who we are on TCP: PEM files of the authority, our certificate chain and its key."""
+
+    ca: str | Path
+    certificate: str | Path
+    key: str | Path
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Their contents.
+
+        Raises:
+            FailedPreconditionError: names the file that cannot be read.
+        """
+        contents = []
+        for path in (self.ca, self.certificate, self.key):
+            try:
+                contents.append(Path(path).read_bytes())
+            except OSError as error:
+                raise FailedPreconditionError(
+                    f"cannot read {path} for TLS: {(error.strerror or 'failed').lower()}"
+                ) from error
+        return contents[0], contents[1], contents[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
@@ -31,11 +31,12 @@ _DIGITS = re.compile(r"[0-9]{1,10}")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` is without the query."""
+    """``path`` is without the query, whose values are as they came: of a name the last one counts."""
 
     method: str
     path: str
     body: bytes = b""
+    query: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,9 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     method, target = line.groups()
     length = _body_length(rest)
     body = await reader.readexactly(length)
-    return Request(method, target.partition("?")[0], body)
+    path, _, asked = target.partition("?")
+    query = dict(pair.partition("=")[::2] for pair in asked.split("&") if pair)
+    return Request(method, path, body, query)
 
 
 def _body_length(lines: list[str]) -> int:
