@@ -20,6 +20,7 @@ from containerd_hybrid import AsyncClient
 from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.daemon import DaemonProcess, unmount_below
 from containerd_hybrid.testing.leaks import mounts_below, remove_cgroups
+from containerd_hybrid.testing.waiting import until_async
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -86,9 +87,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         if kind == "containerd":
             if shutil.which("containerd") is None:
                 pytest.skip("containerd is not installed (apt-get install containerd)")
-            stock = StockContainerd(folder).start()
+            stock = StockContainerd(folder)
+            stock.start()
         elif kind == "daemon":
-            daemon = DaemonProcess(folder).start()
+            daemon = DaemonProcess(folder)
+            daemon.start()
         address = stock.address if stock else daemon.address if daemon else ""
         yield World(kind, folder, address, archive)
     finally:
@@ -109,7 +112,7 @@ async def connected(world: World, namespace: str) -> AsyncIterator[AsyncClient]:
         try:
             yield client
             assert [info.id for info in await client.containers.list()] == []
-            assert world.leftovers() == []
+            await until_async(lambda: not world.leftovers(), world.leftovers)
         finally:
             for info in await client.containers.list():
                 await (await client.containers.get(info.id)).remove(force=True)
