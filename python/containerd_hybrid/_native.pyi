@@ -40,8 +40,8 @@ __all__ = [
     "disk_usage",
     "gzip_backend",
     "hash_file",
-    "make_recipe",
     "keep_memory_low",
+    "make_recipe",
     "mount_all",
     "mount_temporary",
     "mounted",
@@ -194,7 +194,7 @@ def make_recipe(
     sync: bool = False,
     cancel: CancelToken | None = None,
 ) -> tuple[bool, str]:
-    """Write to the empty file ``sink`` a recipe for the layer's blob in ``fd``, whose files are in ``folder``.
+    """Write to the empty file ``sink`` a recipe for the blob in ``fd``, whose files are in ``folder``.
 
     True, and the encoding, when the blob has come out of the recipe byte for byte; False, and why the blob
     has to stay, otherwise.
