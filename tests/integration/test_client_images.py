@@ -19,6 +19,7 @@ from tests.unit.images.test_importer import broken
 from containerd_hybrid import AsyncClient
 from containerd_hybrid.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until_async
 from containerd_hybrid.transfer.api import Progress
 
 pytestmark = pytest.mark.root
@@ -101,18 +102,20 @@ async def test_an_error_does_not_wait_for_the_rest_of_the_archive(client: AsyncC
 
 
 async def test_an_import_that_is_cancelled(client: AsyncClient, large: Path) -> None:
-    begun = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
-    class Slow(io.BufferedReader):
+    class Held(io.BufferedReader):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > 10 << 20:
                 begun.set()
+                cancelled.wait(GIVE_UP_SECONDS)
             return super().read(size)
 
-    with Slow(io.FileIO(large)) as archive:
+    with Held(io.FileIO(large)) as archive:
         importing = asyncio.ensure_future(client.images.import_archive(archive))
-        await asyncio.to_thread(begun.wait)
+        await until_async(lambda: begun.is_set() or importing.done(), "the middle of the archive")
         importing.cancel()
+        cancelled.set()
         with pytest.raises(asyncio.CancelledError):
             await importing
     assert await client.images.list() == []

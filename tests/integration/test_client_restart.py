@@ -17,6 +17,7 @@ from containerd_hybrid.client import process as process_module
 from containerd_hybrid.errors import UnavailableError
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS
 
 pytestmark = pytest.mark.root
 
@@ -28,8 +29,9 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("crash", [False, True])
 async def test_waiting_goes_on_with_the_next_daemon(
-    daemon: DaemonProcess, token: str, archive: Path, crash: bool
+    daemon: DaemonProcess, token: str, archive: Path, crash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(process_module, "_RESTART_SECONDS", GIVE_UP_SECONDS)
     seen = bytearray()
     async with await containerd_hybrid.connect_async(daemon.address, token) as client:
         await client.images.import_archive(archive)
@@ -87,7 +89,7 @@ def test_hyctl_run_stays_attached(daemon: DaemonProcess, token: str, archive: Pa
         program.stdin.write(b"two\n")
         program.stdin.close()
         assert program.stdout.read() == b"two\n"
-        assert program.wait() == 5
+        assert program.wait(GIVE_UP_SECONDS) == 5
     assert subprocess.run([*command, "ps", "-aq"], check=True, capture_output=True).stdout == b""
     subprocess.run([*command, "image", "rm", "busybox"], check=True, capture_output=True)
     remove_cgroups(token)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,8 @@ import containerd_hybrid
 from containerd_hybrid import Client, Status, Streams
 from containerd_hybrid.errors import FailedPreconditionError, HybridError, UnavailableError
 from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.processes import arguments
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 pytestmark = pytest.mark.root
 __all__ = ["world"]  # a fixture
@@ -35,14 +36,14 @@ def client(world: World, token: str) -> Iterator[Client]:
         try:
             yield connected
             assert connected.containers.list() == []
-            assert world.leftovers() == []
+            until(lambda: not world.leftovers(), world.leftovers)
         finally:
             for info in connected.containers.list():
                 connected.containers.get(info.id).remove(force=True)
             for image in connected.images.list():
                 connected.images.remove(image.name)
             remove_cgroups(token)
-    assert not [thread for thread in threading.enumerate() if thread.name == "containerd-hybrid"]
+    until(lambda: "containerd-hybrid" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_a_life(client: Client) -> None:
@@ -60,6 +61,8 @@ def test_a_life(client: Client) -> None:
     assert (info.id, info.pid) == ("life", process.pid)
     with pytest.raises(FailedPreconditionError):
         container.remove()
+    # Before that it is runc, which a first signal may end.
+    until(lambda: arguments(process.pid) == ["sleep", "1000"], lambda: arguments(process.pid))
     process.stop(timeout=0)
     assert process.wait().status == 137
     container.remove()
@@ -72,17 +75,16 @@ def test_control_c_ends_a_run_and_leaves_nothing(world: World, client: Client) -
     assert main is not None
 
     def press() -> None:
-        while not any(info.status is Status.RUNNING for info in client.containers.list()):
-            time.sleep(0.01)
+        until(lambda: any(info.status is Status.RUNNING for info in client.containers.list()))
         signal.pthread_kill(main, signal.SIGINT)
 
-    thread = threading.Thread(target=press)
+    thread = threading.Thread(target=press, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         client.containers.run("busybox", ["sleep", "1000"])
-    thread.join()
-    assert client.containers.list() == []
-    assert world.leftovers() == []
+    thread.join(GIVE_UP_SECONDS)
+    until(lambda: not client.containers.list())
+    until(lambda: not world.leftovers(), world.leftovers)
 
 
 def test_many_threads_share_a_client(client: Client) -> None:
@@ -91,11 +93,11 @@ def test_many_threads_share_a_client(client: Client) -> None:
     def run(number: int) -> None:
         results[number] = client.containers.run("busybox", ["echo", str(number)]).stdout
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(GIVE_UP_SECONDS)
     assert results == {number: b"%d\n" % number for number in range(8)}
 
 
@@ -109,11 +111,14 @@ def test_events_end_with_the_loop_over_them(client: Client) -> None:
             break
         listening.set()
 
-    thread = threading.Thread(target=listen)
-    thread.start()
-    while not listening.is_set():
+    def heard() -> bool:
         client.containers.run("busybox", ["true"])
-    thread.join()
+        return listening.is_set()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    until(heard, "an event")
+    thread.join(GIVE_UP_SECONDS)
     assert seen == ["/tasks/exit"]
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 from tests.integration.client_worlds import IMAGE, World, world
 
 from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 pytestmark = pytest.mark.root
 __all__ = ["world"]  # a fixture
@@ -64,7 +64,7 @@ def hyctl(world: World, token: str) -> Iterator[Hyctl]:
     try:
         yield program
         assert program("ps", "-aq") == ""
-        assert world.leftovers() == []
+        until(lambda: not world.leftovers(), world.leftovers)
     finally:
         for container in program("ps", "-aq").split():
             program.run("rm", "-f", container)
@@ -78,12 +78,9 @@ def shell(script: str) -> list[str]:
     return ["busybox", "sh", "-c", script]
 
 
-def wait_for(what: str, *, times: int = 3000) -> Iterator[None]:
-    """For loops that wait for something to become true."""
-    for _ in range(times):
-        yield
-        time.sleep(0.01)
-    raise AssertionError(f"{what} did not happen")
+def wait_for_file(hyctl: Hyctl, container: str, path: str) -> None:
+    """Made by the container's program when it is ready for what comes."""
+    until(lambda: hyctl.run("exec", container, "test", "-e", path).returncode == 0, path)
 
 
 # --- run
@@ -155,7 +152,7 @@ def test_signals_go_to_the_container(hyctl: Hyctl) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == b"ready\n"
         program.send_signal(number)
-        program.communicate()
+        program.communicate(timeout=GIVE_UP_SECONDS)
         assert program.returncode == code
 
 
@@ -170,7 +167,7 @@ def test_the_third_interrupt_is_the_last(hyctl: Hyctl) -> None:
         program.send_signal(signal.SIGINT)
         assert program.stdout.readline() == b"no\n"
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate()
+    _, err = program.communicate(timeout=GIVE_UP_SECONDS)
     assert program.returncode == 137
     assert err == b"hyctl: asked 3 times: killing it\n"
 
@@ -180,12 +177,12 @@ def test_a_reader_that_leaves_ends_the_container(hyctl: Hyctl) -> None:
     assert program.stdout is not None
     assert program.stdout.readline() == b"y\n"
     program.stdout.close()
-    assert program.wait() == 141
+    assert program.wait(GIVE_UP_SECONDS) == 141
 
 
 def test_much_output(hyctl: Hyctl) -> None:
     program = hyctl.start("run", "--rm", "busybox", "head", "-c", str(64 << 20), "/dev/zero")
-    out, err = program.communicate()
+    out, err = program.communicate(timeout=GIVE_UP_SECONDS)
     assert len(out) == 64 << 20
     assert (program.returncode, err) == (0, b"")
 
@@ -216,9 +213,7 @@ def test_a_container_in_the_background(hyctl: Hyctl) -> None:
     for command, code in (("nope", 127), ("/tmp", 126)):
         assert hyctl.run("exec", "web", command).returncode == code
     assert hyctl("exec", "-d", "web", "touch", "/done") == ""
-    for _ in wait_for("the file"):
-        if hyctl.run("exec", "web", "test", "-e", "/done").returncode == 0:
-            break
+    wait_for_file(hyctl, "web", "/done")
 
     shown = json.loads(hyctl("inspect", "we"))[0]
     assert (shown["Id"], shown["State"]["Status"], shown["Labels"]["tier"]) == ("web", "running", "front")
@@ -240,13 +235,9 @@ def test_a_container_in_the_background(hyctl: Hyctl) -> None:
 def test_kill(hyctl: Hyctl) -> None:
     script = "trap 'exit 9' USR1; touch /ready; while true; do sleep 0.05; done"
     hyctl("run", "-d", "--name", "one", *shell(script))
-    for _ in wait_for("the trap"):
-        if hyctl.run("exec", "one", "test", "-e", "/ready").returncode == 0:
-            break
+    wait_for_file(hyctl, "one", "/ready")
     assert hyctl("kill", "-s", "USR1", "one") == "one\n"
-    for _ in wait_for("the exit"):
-        if "Exited (9)" in hyctl("ps", "-a"):
-            break
+    until(lambda: "Exited (9)" in hyctl("ps", "-a"), lambda: hyctl("ps", "-a"))
     done = hyctl.run("kill", "one")
     assert done.returncode == 1
     hyctl("rm", "one")
@@ -258,10 +249,8 @@ def test_stop_uses_the_signal_of_the_image_or_the_callers(hyctl: Hyctl) -> None:
     script = "trap 'exit 5' TERM; trap 'exit 6' QUIT; touch /ready; while true; do sleep 0.05; done"
     for options, code in (([], 5), (["-s", "QUIT"], 6)):
         hyctl("run", "-d", "--name", "asked", *shell(script))
-        for _ in wait_for("the traps"):
-            if hyctl.run("exec", "asked", "test", "-e", "/ready").returncode == 0:
-                break
-        hyctl("stop", *options, "asked")
+        wait_for_file(hyctl, "asked", "/ready")
+        hyctl("stop", "-t", str(int(GIVE_UP_SECONDS)), *options, "asked")
         assert json.loads(hyctl("inspect", "asked"))[0]["State"]["ExitCode"] == code
         hyctl("rm", "asked")
 
@@ -358,15 +347,17 @@ def test_events(hyctl: Hyctl) -> None:
     program = hyctl.start("events", "--filter", 'topic~="^/tasks/"', "--format", "json")
     assert program.stdout is not None
     os.set_blocking(program.stdout.fileno(), False)
-    seen = b""
-    for _ in wait_for("an event"):
+    seen = bytearray()
+
+    def told() -> bool:
         hyctl("run", "--rm", "busybox", "true")
-        seen += program.stdout.read() or b""
-        if b"/tasks/exit" in seen:
-            break
+        assert program.stdout is not None
+        seen.extend(program.stdout.read() or b"")
+        return b"/tasks/exit" in seen.rpartition(b"\n")[0]
+
+    until(told, seen)
     program.send_signal(signal.SIGINT)
-    program.communicate()
-    assert program.returncode == 130
+    assert program.wait(GIVE_UP_SECONDS) == 130
     event = json.loads(seen.splitlines()[0])
     assert event["Namespace"] == hyctl.namespace
     assert event["Topic"].startswith("/tasks/")
