@@ -12,12 +12,12 @@ All times are Unix nanoseconds, all sizes bytes. Source: containerd.services.con
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from containerd_hybrid._native import Growing, HttpBody
+from containerd_hybrid._native import CancelToken, Growing, HttpBody
 from containerd_hybrid.errors import ResourceExhaustedError
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.model.manifest import MAX_DOCUMENT_BYTES
@@ -271,6 +271,63 @@ class BlobStore(Protocol):
 
     def remove_ingest(self, key: str) -> None:
         """Remove an ingest, open or not; none is no error."""
+        ...
+
+
+@runtime_checkable
+class RecipeStore(BlobStore, Protocol):
+    """A blob store that can have a blob as a *recipe*: how it is made of the files of an unpacked layer.
+
+    All methods of a :class:`BlobStore` take a recipe for the blob that it gives; those that read it raise
+    DataLossError when the files are not what they were.
+    """
+
+    def is_recipe(self, digest: Digest) -> bool:
+        """Whether there is a recipe; there may be a blob beside it. Does not block."""
+        ...
+
+    def ready(self, digest: Digest) -> None:
+        """Make the blob of a recipe, so that opening it soon does not take long."""
+        ...
+
+    def intend(self, digest: Digest, folder: Path | None) -> None:
+        """Have ``recipes_in`` tell of a blob that is about to become a recipe; None: no more."""
+        ...
+
+    def recipes_in(self, folder: Path) -> list[Digest]:
+        """The recipes that need the files of a folder, and those intended. Does not block."""
+        ...
+
+    def convert(self, digest: Digest, folder: Path, cancel: CancelToken) -> str:
+        """Make a blob a recipe by the files that it was unpacked to; "" or why it has to stay a blob.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError, InvalidArgumentError: the blob is damaged, or no layer.
+        """
+        ...
+
+    def restore(self, digest: Digest) -> None:
+        """Make a recipe a blob again; none is no error."""
+        ...
+
+
+class ContentRecipes(Protocol):
+    """Blobs that become recipes, and blobs again before the files go that they are made of."""
+
+    async def convert(self, digest: Digest, folder: Path, stands: Callable[[], Awaitable[bool]]) -> str:
+        """Make a blob a recipe if that gives it exactly; "", or why it stays a blob.
+
+        ``stands`` tells whether ``folder`` still belongs to a snapshot; a removal after it was asked comes
+        to ``part_with`` first.
+        """
+        ...
+
+    async def part_with(self, folder: Path) -> None:
+        """Called before a folder is removed: what is needed of it is a blob again afterwards.
+
+        Raises:
+            ResourceExhaustedError: there is no room for that; the folder has to stay.
+        """
         ...
 
 

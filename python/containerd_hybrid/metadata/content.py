@@ -18,7 +18,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
-from containerd_hybrid.content.api import BlobIngest, BlobStat, BlobStore, ContentInfo, IngestStatus
+from containerd_hybrid.content.api import (
+    BlobIngest,
+    BlobStat,
+    BlobStore,
+    ContentInfo,
+    IngestStatus,
+    RecipeStore,
+)
 from containerd_hybrid.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -40,6 +47,7 @@ from containerd_hybrid.model.fieldpaths import updated_labels
 from containerd_hybrid.model.filters import FieldLookup, Filters, map_value
 from containerd_hybrid.model.identifiers import quoted
 from containerd_hybrid.model.labels import validate_labels
+from containerd_hybrid.workers import in_own_thread
 
 _PAGE = 500
 
@@ -62,6 +70,7 @@ class MetadataContentStore:
     ) -> None:
         self._database = database
         self._blobs = blobs
+        self._recipes = blobs if isinstance(blobs, RecipeStore) else None
         self._locks = locks
         self._publisher = publisher
         self._shared = shared
@@ -126,12 +135,22 @@ class MetadataContentStore:
     async def open_blob(self, scope: Scope, digest: Digest) -> int:
         """Raises: DataLossError: the record is there and its bytes are not, or not all."""
         info = await self.info(scope, digest)
+        await self._make(info)
         return await settled(lambda: self._open(info), os.close)
+
+    async def _make(self, info: ContentInfo) -> None:
+        """What is there as a recipe may take long to make."""
+        recipes = self._recipes
+        if recipes is not None and recipes.is_recipe(info.digest):
+            await in_own_thread(lambda: recipes.ready(info.digest), lambda: None)
 
     async def read_at(self, scope: Scope, digest: Digest, offset: int, length: int) -> bytes:
         """Raises: OutOfRangeError: ``offset`` is behind the end. DataLossError as for open_blob."""
         if offset < 0 or length < 0:
             raise InvalidArgumentError(f"cannot read {length} bytes at {offset}: invalid argument")
+
+        if self._recipes is not None and self._recipes.is_recipe(digest):
+            await self._make(await self.info(scope, digest))
 
         # The bytes in the thread that found the record: another would cost more than what is read.
         def work(connection: sqlite3.Connection) -> bytes:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from containerd_hybrid.errors import HybridError
 from containerd_hybrid.metadata import snapshot_rows as rows
 from containerd_hybrid.metadata.api import Database
 from containerd_hybrid.metadata.threads import settled
-from containerd_hybrid.snapshots.api import RemoteDriver, SnapshotDriver
+from containerd_hybrid.snapshots.api import FolderDriver, RemoteDriver, SnapshotDriver
 
 # Removing a tree keeps a disk busy; more at once would only make everybody else wait.
 _REMOVERS = 2
@@ -27,7 +28,13 @@ log = logging.getLogger(__name__)
 class SnapshotFolderKeeper:
     """Numbers and folders of one driver. One event loop only."""
 
-    def __init__(self, database: Database, driver: SnapshotDriver) -> None:
+    def __init__(
+        self,
+        database: Database,
+        driver: SnapshotDriver,
+        part_with: Callable[[Path], Awaitable[None]] | None = None,
+    ) -> None:
+        self._part_with = part_with
         self._database = database
         self._driver = driver
         self._reserved: list[int] = []
@@ -69,6 +76,8 @@ class SnapshotFolderKeeper:
     async def _remove(self, id: int) -> HybridError | None:
         async with self._removers:
             try:
+                if self._part_with is not None and isinstance(self._driver, FolderDriver):
+                    await self._part_with(self._driver.layer_folder(id))
                 await settled(lambda: self._driver.remove(id))
             except HybridError as error:
                 log.warning("snapshotter %s: %s; the next clean-up tries again", self._driver.name, error)

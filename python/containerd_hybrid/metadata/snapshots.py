@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from containerd_hybrid.errors import (
@@ -44,6 +45,7 @@ from containerd_hybrid.snapshots.api import (
     REBASE,
     REF_LABEL,
     DriverSnapshot,
+    FolderDriver,
     Kind,
     RemoteDriver,
     SettlingDriver,
@@ -77,7 +79,7 @@ class MetadataSnapshotter:
     """Implements :class:`containerd_hybrid.snapshots.api.Snapshotter` for one driver.
 
     With ``sync_remove`` a removed snapshot's folder is gone when ``remove`` returns; without, it goes
-    in the background, and ``close`` waits for it.
+    in the background, and ``close`` waits for it. ``part_with`` is called before a folder of layers goes.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class MetadataSnapshotter:
         publisher: EventPublisher,
         *,
         sync_remove: bool = False,
+        part_with: Callable[[Path], Awaitable[None]] | None = None,
     ) -> None:
         self.name = driver.name
         self.capabilities = driver.capabilities
@@ -95,7 +98,7 @@ class MetadataSnapshotter:
         self._publisher = publisher
         self._sync_remove = sync_remove
         self._type = refs.snapshots(driver.name)
-        self._folders = SnapshotFolderKeeper(database, driver)
+        self._folders = SnapshotFolderKeeper(database, driver, part_with)
         self._settled = False
 
     async def cleanup(self) -> None:
@@ -178,6 +181,14 @@ class MetadataSnapshotter:
             return row, _driver_snapshot(connection, place, row)
 
         return await self._database.read(work)
+
+    async def layer_folder(self, scope: Scope, key: str) -> Path | None:
+        """See :class:`containerd_hybrid.snapshots.api.LayerFolders`."""
+        driver, place = self._driver, self._place(scope)
+        if not isinstance(driver, FolderDriver):
+            return None
+        row = await self._database.read(lambda c: rows.select_snapshot(c, place, key))
+        return driver.layer_folder(row.id) if row.info.kind is Kind.COMMITTED else None
 
     # --- making
 

@@ -29,11 +29,13 @@ class Policy(enum.Enum):
     """What becomes of a layer's blob when the layer is unpacked.
 
     ``drop``: the manifest lets go of it, as with containerd's ``discard_unpacked_layers``; it is collected
-    when nothing else holds it.
+    when nothing else holds it. ``recipe``: it is made of the unpacked files when it is asked for, where
+    that was seen to give it exactly.
     """
 
     KEEP = "keep"
     DROP = "drop"
+    RECIPE = "recipe"
 
 
 class Retention(Protocol):

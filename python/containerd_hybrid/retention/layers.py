@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import partial
 
-from containerd_hybrid.content.api import ContentStore, read_document
-from containerd_hybrid.errors import InvalidArgumentError, NotFoundError
+from containerd_hybrid.content.api import ContentRecipes, ContentStore, read_document
+from containerd_hybrid.errors import HybridError, InvalidArgumentError, NotFoundError
 from containerd_hybrid.leases.api import LeaseManager, LeaseResource
 from containerd_hybrid.metadata.api import NamespaceStore
 from containerd_hybrid.model import Digest, Scope, chain_id
@@ -13,12 +15,17 @@ from containerd_hybrid.model.descriptor import is_layer
 from containerd_hybrid.model.labels import GC_REF_CONTENT, LAYERS_DROPPED
 from containerd_hybrid.model.manifest import Manifest, parse_image_config, parse_manifest_or_index
 from containerd_hybrid.retention.api import POLICY_LABEL, Policy
-from containerd_hybrid.snapshots.api import Snapshotter, is_committed
+from containerd_hybrid.snapshots.api import LayerFolders, Snapshotter, is_committed
 from containerd_hybrid.unpack.api import UnpackedImage
+
+logger = logging.getLogger(__name__)
 
 
 class LayerRetention:
-    """``default`` is the policy of namespaces without a label, ``snapshotter`` the one that "" means."""
+    """``default`` is the policy of namespaces without a label, ``snapshotter`` the one that "" means.
+
+    Without ``recipes`` (the blobs are in another process) that policy keeps them.
+    """
 
     def __init__(
         self,
@@ -26,6 +33,7 @@ class LayerRetention:
         content: ContentStore,
         leases: LeaseManager,
         snapshotters: Mapping[str, Snapshotter],
+        recipes: ContentRecipes | None = None,
         *,
         default: Policy,
         snapshotter: str,
@@ -34,6 +42,7 @@ class LayerRetention:
         self._content = content
         self._leases = leases
         self._snapshotters = snapshotters
+        self._recipes = recipes
         self._default = default
         self._snapshotter = snapshotter
 
@@ -64,8 +73,32 @@ class LayerRetention:
             ]
             # Without a value a label is none.
             await self._update(scope, digest, {**dict.fromkeys(held, ""), LAYERS_DROPPED: image.snapshotter})
-        elif LAYERS_DROPPED in labels and await self._are_here(scope, manifest):
+            return
+        if policy is Policy.RECIPE and self._recipes is not None:
+            await self._convert(scope, image, manifest)
+        if LAYERS_DROPPED in labels and await self._are_here(scope, manifest):
             await self._update(scope, digest, {LAYERS_DROPPED: ""})
+
+    async def _convert(self, scope: Scope, image: UnpackedImage, manifest: Manifest) -> None:
+        """Make the layers' blobs recipes; what cannot be one, for whatever reason, stays a blob."""
+        driver = self._snapshotters[image.snapshotter]
+        if self._recipes is None or not isinstance(driver, LayerFolders):
+            return
+        config = parse_image_config(await read_document(self._content, scope, manifest.config))
+        layers = [layer for layer in manifest.layers if is_layer(layer.media_type)]
+        for count, layer in enumerate(layers):
+            chain = str(chain_id(config.diff_ids[: count + 1]))
+            try:
+                await self._content.info(scope, layer.digest)
+                folder = await driver.layer_folder(scope, chain)
+                if folder is None:
+                    return
+                stands = partial(is_committed, driver, scope, chain)
+                why = await self._recipes.convert(layer.digest, folder, stands)
+            except HybridError as error:
+                why = error.message
+            if why:
+                logger.debug("blob kept", extra={"layer": str(layer.digest), "why": why})
 
     async def needless(self, scope: Scope, manifest: Manifest, snapshotters: frozenset[str]) -> set[Digest]:
         if not snapshotters or await self.policy(scope) is not Policy.DROP:

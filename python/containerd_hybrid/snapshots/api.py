@@ -29,6 +29,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from containerd_hybrid.errors import NotFoundError
@@ -204,6 +205,24 @@ class SettlingDriver(Protocol):
 
     def settle(self, id: int) -> None:
         """``id`` is committed for good. Called again for all committed snapshots after a start."""
+        ...
+
+
+@runtime_checkable
+class FolderDriver(Protocol):
+    """A driver that keeps in a folder what a snapshot's layer had, its files as they were unpacked."""
+
+    def layer_folder(self, id: int) -> Path:
+        """Where; it need not exist."""
+        ...
+
+
+@runtime_checkable
+class LayerFolders(Protocol):
+    """A snapshotter of such a driver."""
+
+    async def layer_folder(self, scope: Scope, key: str) -> Path | None:
+        """Where the layer of a committed snapshot is; None when its driver keeps it otherwise."""
         ...
 
 

@@ -61,6 +61,10 @@ class NativeSnapshotDriver:
     def labels(self, id: int) -> Mapping[str, str]:
         return {}
 
+    def layer_folder(self, id: int) -> Path:
+        """With the files of the layers below."""
+        return self._folders.path(id)
+
 
 def _has_folder(snapshot: DriverSnapshot) -> bool:
     return snapshot.kind is not Kind.VIEW or not snapshot.parents

@@ -125,6 +125,9 @@ class OverlaySnapshotDriver:
     def labels(self, id: int) -> Mapping[str, str]:
         return {UPPERDIR_LABEL: str(self._upper(id))} if self._upperdir_label else {}
 
+    def layer_folder(self, id: int) -> Path:
+        return self._upper(id)
+
     def _notes_deletions(self) -> bool:
         """Whether a layer's deletions can be written down without its parents.
 

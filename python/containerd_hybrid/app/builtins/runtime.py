@@ -219,6 +219,7 @@ def _retention(context: InitContext) -> Retention:
         metadata.content,
         metadata.leases,
         metadata.snapshotters,
+        metadata.recipes,
         default=Policy(config.policy),
         snapshotter=_default(metadata.snapshotters),
     )

@@ -22,7 +22,7 @@ from containerd_hybrid.model import Platform
 if TYPE_CHECKING:
     from containerd_hybrid.app.deprecations import Deprecations
     from containerd_hybrid.containers.api import ContainerStore
-    from containerd_hybrid.content.api import BlobStore, ContentAdopter, ContentStore
+    from containerd_hybrid.content.api import BlobStore, ContentAdopter, ContentRecipes, ContentStore
     from containerd_hybrid.diff.api import Applier, Comparer
     from containerd_hybrid.events.api import EventExchange
     from containerd_hybrid.images.api import ImageStore
@@ -92,6 +92,7 @@ class Metadata:
     namespaces: NamespaceStore
     content: ContentStore
     content_adopter: ContentAdopter
+    recipes: ContentRecipes | None
     snapshotters: dict[str, Snapshotter]
     images: ImageStore
     containers: ContainerStore
@@ -108,10 +109,12 @@ class Differ:
 
 
 async def _content(context: InitContext) -> BlobStore:
-    from containerd_hybrid.content.local import LocalBlobStore
+    from containerd_hybrid.content.recipes import RecipeBlobStore
 
     context.exports["root"] = str(context.root)
-    return await in_thread(LocalBlobStore, context.root)
+    blobs = await in_thread(RecipeBlobStore, context.root, context.root.parent)
+    context.on_close(blobs.close)
+    return blobs
 
 
 async def _deprecations(_: InitContext) -> Deprecations:
@@ -132,11 +135,12 @@ def _events(context: InitContext) -> EventExchange:
 
 
 async def _metadata(context: InitContext) -> Metadata:
-    from containerd_hybrid.content.api import BlobStore
+    from containerd_hybrid.content.api import BlobStore, RecipeStore
     from containerd_hybrid.events.api import EventExchange
     from containerd_hybrid.metadata.containers import MetadataContainerStore
     from containerd_hybrid.metadata.content import MetadataContentStore
     from containerd_hybrid.metadata.content_adopt import MetadataContentAdopter
+    from containerd_hybrid.metadata.content_recipes import MetadataRecipes
     from containerd_hybrid.metadata.database import SqliteDatabase
     from containerd_hybrid.metadata.images import MetadataImageStore
     from containerd_hybrid.metadata.leases import MetadataLeaseManager
@@ -163,9 +167,16 @@ async def _metadata(context: InitContext) -> Metadata:
     context.exports["policy"] = config.content_sharing_policy
     locks = BlobLocks()
     shared = config.content_sharing_policy == "shared"
+    recipes = MetadataRecipes(database, blobs, locks) if isinstance(blobs, RecipeStore) else None
     snapshotters: dict[str, Snapshotter] = {}
     for name, backend in context.all(PluginType.SNAPSHOTTER, SnapshotBackend).items():
-        snapshotter = MetadataSnapshotter(database, backend.driver, events, sync_remove=backend.sync_remove)
+        snapshotter = MetadataSnapshotter(
+            database,
+            backend.driver,
+            events,
+            sync_remove=backend.sync_remove,
+            part_with=recipes.part_with if recipes is not None else None,
+        )
         context.on_close(snapshotter.close)
         snapshotters[name] = snapshotter
     return Metadata(
@@ -174,6 +185,7 @@ async def _metadata(context: InitContext) -> Metadata:
         namespaces=MetadataNamespaceStore(database, events),
         content=MetadataContentStore(database, blobs, locks, events, shared=shared),
         content_adopter=MetadataContentAdopter(database, blobs, locks, events),
+        recipes=recipes,
         snapshotters=snapshotters,
         images=MetadataImageStore(database, events),
         containers=MetadataContainerStore(database, events),
