@@ -7,7 +7,7 @@ import datetime
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.metadata.support import World, descriptor_of, digest_of
 
@@ -580,7 +580,7 @@ async def make(graph: Graph, plan: Plan) -> None:
     await graph.lease("flat", *map(node, plan.flat), flat="1")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(plan=PLANS)
 async def test_it_keeps_exactly_what_the_rules_say(database: SqliteDatabase, plan: Plan) -> None:
     graph = Graph(World.over(database))

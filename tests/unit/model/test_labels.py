@@ -69,11 +69,14 @@ def test_rfc3339(text: str, nanoseconds: int | None) -> None:
     assert parse_rfc3339(text) == nanoseconds
 
 
-@given(st.datetimes(timezones=st.timezones()))
+# Not the zones of this machine, which a small one does not have.
+ZONES = st.integers(-14 * 60, 14 * 60).map(
+    lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes))
+)
+
+
+@given(st.datetimes(timezones=ZONES))
 def test_rfc3339_agrees_with_python(moment: datetime.datetime) -> None:
-    offset = moment.utcoffset()
-    if offset is None or offset.total_seconds() % 60:
-        return  # a zone of the days of local mean time
     utc = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     nanoseconds = (moment - utc) // datetime.timedelta(microseconds=1) * 1000
     assert parse_rfc3339(moment.isoformat()) == min(max(nanoseconds, -(2**63)), 2**63 - 1)
