@@ -30,13 +30,15 @@ from containerd_hybrid.tasks.bundle import SPEC_TYPE, Bundles
 from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.manager import ShimTaskManager
 from containerd_hybrid.tasks.runtimes import Runtimes
-from containerd_hybrid.tasks.settings import ShimSettings
+from containerd_hybrid.tasks.settings import ShimSettings, Timeouts
 from containerd_hybrid.tasks.table import TaskTable
 from containerd_hybrid.ttrpc.api import ServerCall, ServerMethod
 from containerd_hybrid.ttrpc.client import connect
 from containerd_hybrid.ttrpc.server import Server
 
 NO_STREAMS = Stdio()
+# A busy machine is no shim that hangs.
+PATIENT = Timeouts(60.0, 60.0, 60.0, 60.0, 60.0, 60.0)
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
 
@@ -59,6 +61,7 @@ class RealWorld:
             address=str(self.folder / "d.sock"),
             ttrpc_address=str(self.folder / "d.sock.ttrpc"),
             publish_binary=Path("/bin/false"),
+            timeouts=PATIENT,
         )
         runtimes = Runtimes(lambda: self.program)
         bundles = Bundles(self.folder / "root", self.folder / "state")

@@ -12,6 +12,7 @@ from tests.unit.tasks.test_manager import PROCESS_SPEC, run
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from containerd_hybrid.events.api import Envelope, TaskDelete, TaskExit
 from containerd_hybrid.events.encode import encode
+from containerd_hybrid.tasks import launcher
 from containerd_hybrid.tasks.api import CreateTask, Exit, Stdio
 
 KILLED = Exit(77, 137, DELETED_AT)
@@ -146,7 +147,10 @@ async def test_a_foreign_programs_delete_action_is_part_of_every_end(world: Worl
     assert world.mark("delete.args").endswith("delete\n")
 
 
-async def test_a_foreign_shim_is_given_the_time_to_tell_of_the_delete(world: World) -> None:
+async def test_a_foreign_shim_is_given_the_time_to_tell_of_the_delete(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_FAREWELL", 600.0)
     program = world.write_program(path=world.folder / "containerd-shim-runc-v2")
     await run(world, runtime_path=str(program))
     await world.tasks.kill(SCOPE, "c1", 9)

@@ -303,7 +303,8 @@ async def test_listing_survives_every_kind_of_shim(world: World) -> None:
 async def test_a_thousand_waiters_share_one_call(world: World) -> None:
     await run(world)
     waiting = [asyncio.ensure_future(world.tasks.wait(SCOPE, "c1")) for _ in range(1000)]
-    await asyncio.sleep(0.01)
+    while "Wait" not in world.shim("c1").calls:
+        await asyncio.sleep(0)
     assert world.shim("c1").calls.count("Wait") == 1
     for one in waiting[:500]:
         one.cancel()
@@ -329,7 +330,8 @@ async def test_a_shim_that_says_unavailable_itself_is_not_taken_for_dead(world: 
 async def test_closing_leaves_shims_and_bundles_and_ends_waits(world: World) -> None:
     await run(world)
     waiting = asyncio.ensure_future(world.tasks.wait(SCOPE, "c1"))
-    await asyncio.sleep(0.01)
+    while "Wait" not in world.shim("c1").calls:
+        await asyncio.sleep(0)
     await world.tasks.close()
     with pytest.raises(UnavailableError, match="the daemon is stopping"):
         await waiting

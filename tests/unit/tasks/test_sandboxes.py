@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
-from tests.unit.tasks.kit import QUICK, FakeContainers, RecordingEvents, RecordingMounter
+from tests.unit.tasks.kit import FakeContainers, RecordingEvents, RecordingMounter
 
 from containerd_hybrid.errors import (
     AlreadyExistsError,
@@ -42,7 +43,7 @@ from containerd_hybrid.tasks.launcher import Launcher
 from containerd_hybrid.tasks.manager import ShimTaskManager
 from containerd_hybrid.tasks.runtimes import Runtimes
 from containerd_hybrid.tasks.sandboxes import ShimSandboxController
-from containerd_hybrid.tasks.settings import ShimSettings
+from containerd_hybrid.tasks.settings import ShimSettings, Timeouts
 from containerd_hybrid.tasks.table import TaskTable
 from containerd_hybrid.ttrpc.client import connect
 from containerd_hybrid.ttrpc.server import Server
@@ -52,6 +53,8 @@ NOW = Timestamp(seconds=1_800_000_000)
 NANOSECONDS = 1_800_000_000 * 10**9
 OPTIONS = AnyValue("some.Options", b"\x01")
 SPEC = AnyValue(SPEC_TYPE, b"{}")
+# No shim here hangs.
+PATIENT = Timeouts(60.0, 60.0, 60.0, 60.0, 60.0, 60.0)
 
 
 class FakeSandboxShim:
@@ -80,9 +83,10 @@ class FakeSandboxShim:
         await self._server.listen(listener)
 
     async def die(self) -> None:
-        if self._server is not None:
-            await self._server.close()
-            self._server = None
+        # At once, so that one that serves again meanwhile is not taken for it.
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
 
     def _note(self, method: str, request: object, call: CallContext) -> None:
         self.asked[method] = request
@@ -206,7 +210,7 @@ class World:
         self.wire()
 
     def wire(self) -> None:
-        settings = ShimSettings("/run/x.sock", "/run/x.sock.ttrpc", Path("/bin/true"), timeouts=QUICK)
+        settings = ShimSettings("/run/x.sock", "/run/x.sock.ttrpc", Path("/bin/true"), timeouts=PATIENT)
         bundles = Bundles(self.folder / "tasks-root", self.folder / "tasks-state")
         bundles.prepare()
         self.table = TaskTable()
@@ -342,6 +346,7 @@ async def test_nothing_is_left_of_one_that_cannot_be_made(world: World, step: st
 
 
 async def test_a_shim_that_does_not_run_sandboxes(world: World) -> None:
+    world.launcher.timeouts = replace(PATIENT, shutdown=0.2)  # nor does it end when it is told to
     await world.shim.die()
     world.shim = FakeSandboxShim(sandboxes=False)
     await world.shim.serve(world.socket)
