@@ -18,7 +18,7 @@ from typing import Any
 
 NAME = "fake criu, for tests"
 DUMP, RESTORE, PRE_DUMP, NOTIFY, VERSION = 1, 2, 4, 6, 10
-MESSAGES = {2, 23, 25, 27}
+MESSAGES = {2, 11, 23, 25, 27}
 SYS_CLONE, CLONE_PARENT, SIGCHLD = 56, 0x8000, 17
 
 

@@ -84,6 +84,11 @@ class Cli:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    @property
+    def count(self) -> int:
+        """Of bundles so far: it is in the name of the last one's cgroup."""
+        return self._count
+
     def bundle(self, *command: str, change: Callable[[Spec], object] | None = None) -> Path:
         """A folder with a busybox root and the specification of a container engine's default."""
         self._count += 1

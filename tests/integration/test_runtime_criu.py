@@ -139,6 +139,10 @@ def test_a_container_that_runs_on(walled: Cli, criu: Criu, short_folder: Path) -
     walled.ok("pause", name)
     cli_with(walled, criu, "checkpoint", "--leave-running", "--image-path", str(images), name)
     walled.ok("resume", name)
+    pages = ("--page-server", "192.0.2.1:4711", "--lazy-pages", "--leave-running")
+    cli_with(walled, criu, "checkpoint", *pages, "--image-path", str(images), name)
+    assert criu.options()["11"] == [{"1": ["192.0.2.1"], "2": [4711]}]
+    assert criu.options()["48"] == [1]
     walled.ok("delete", "--force", name)
 
 
@@ -249,8 +253,7 @@ def test_without_criu_or_with_an_old_one(walled: Cli, criu: Criu, short_folder: 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--lazy-pages"], "--lazy-pages: not implemented"),
-        (["--page-server", "localhost:1234"], "--page-server: not implemented"),
+        (["--page-server", "somewhere"], "--page-server somewhere: it is ADDRESS:PORT"),
         (["--empty-ns", "mount"], "only the network namespace"),
         (["--manage-cgroups-mode", "wild"], "soft, full, strict or ignore"),
         (["--parent-path", "/abs"], "from the images' folder"),

@@ -39,6 +39,7 @@ mod wire;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+pub use cgroup::SubCgroup;
 pub use error::{Class, Error, Result};
 pub use features::features;
 pub use ops::checkpoint::{CheckpointOptions, CriuOptions};
@@ -63,6 +64,8 @@ pub struct Options {
     /// The limit (soft, hard) of open files for processes whose specification has none: what a caller
     /// that raised its own was given.
     pub nofile: Option<(u64, u64)>,
+    /// Without the right to make a cgroup, containers that have no limits are made without one.
+    pub forgive_cgroups: bool,
     /// How long a process in the making may say nothing, before it is killed. Processes of a hostile
     /// container can stop one that joins it. Without a limit hooks can take their time.
     pub patience: Option<std::time::Duration>,
@@ -95,6 +98,8 @@ pub struct ExecRequest<'a> {
     pub preserve_fds: u32,
     /// Whether a paused container is no reason to refuse; the process then waits too.
     pub ignore_paused: bool,
+    /// Cgroups below the container's that the process goes into instead.
+    pub sub_cgroups: Vec<SubCgroup>,
 }
 
 /// A process that was made: a child of the caller.

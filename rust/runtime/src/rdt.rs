@@ -80,17 +80,22 @@ impl Group {
                 .context(|| format!("linux.intelRdt: group {}", self.path.display()))?;
         }
         if !exists || spec.clos_id.is_empty() {
-            for line in wanted {
-                let file = self.path.join("schemata");
-                fs::write(&file, format!("{line}\n"))
-                    .context(|| format!("linux.intelRdt: write {line:?} to {}", file.display()))?;
-            }
+            self.update(wanted)?;
         }
         if spec.enable_monitoring {
             let path = self.path.join("mon_groups").join(id);
             fs::create_dir(&path)
                 .context(|| format!("linux.intelRdt: monitoring group {}", path.display()))?;
             self.monitor = Some(path);
+        }
+        Ok(())
+    }
+
+    pub fn update(&self, lines: &[&str]) -> Result<()> {
+        for line in lines.iter().filter(|line| !line.is_empty()) {
+            let file = self.path.join("schemata");
+            fs::write(&file, format!("{line}\n"))
+                .context(|| format!("linux.intelRdt: write {line:?} to {}", file.display()))?;
         }
         Ok(())
     }
@@ -261,6 +266,10 @@ mod tests {
         let root = Root::new("own");
         let group = Group::make_in(&root.0, &spec("{}"), "box").unwrap();
         assert!(root.0.join("box").is_dir());
+        group.update(&["", "MB:0=50"]).unwrap();
+        let schemata = root.0.join("box/schemata");
+        assert_eq!(fs::read_to_string(&schemata).unwrap(), "MB:0=50\n");
+        fs::remove_file(schemata).unwrap();
         group.remove().unwrap();
         assert!(!root.0.join("box").exists());
 

@@ -3,7 +3,7 @@
 //! Everything here is async-signal-safe and allocates nothing, so that it may be used between
 //! `clone3` and `execve`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -423,6 +423,38 @@ pub fn unshare(flags: u64) -> Result<()> {
 
 pub fn setns(fd: RawFd, flags: i32) -> Result<()> {
     call!(libc::SYS_setns, fd, flags).map(drop)
+}
+
+/// Whether this process may write there: not on a read-only file system, for one.
+pub fn is_writable(path: &std::path::Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    call!(
+        libc::SYS_faccessat,
+        libc::AT_FDCWD,
+        path.as_ptr(),
+        libc::W_OK
+    )
+    .is_ok()
+}
+
+/// The user and group of this process.
+pub fn identity() -> (u32, u32) {
+    // SAFETY: cannot fail, and no memory is passed.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+pub fn is_root() -> bool {
+    identity().0 == 0
+}
+
+/// Whether users of this process are not those of the host.
+pub fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let host = ["0", "0", "4294967295"];
+    !map.is_empty() && !map.split_whitespace().eq(host)
 }
 
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {

@@ -220,5 +220,6 @@ fn request(process: Process) -> ExecRequest<'static> {
         stdio: Stdio::Streams([None, None, None]),
         preserve_fds: 0,
         ignore_paused: false,
+        sub_cgroups: Vec::new(),
     }
 }

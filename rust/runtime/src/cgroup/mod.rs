@@ -12,7 +12,7 @@ mod v2;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,12 @@ impl Hierarchy {
         }
     }
 
+    /// As people call it: `cpu`, `systemd`.
+    fn is_called(&self, controller: &str) -> bool {
+        let mut names = self.controllers.iter();
+        names.any(|c| c.trim_start_matches("name=") == controller.trim_start_matches("name="))
+    }
+
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }
@@ -82,13 +88,21 @@ pub struct Cgroups {
     unit: Option<systemd::Place>,
 }
 
+/// A cgroup below the container's, which has to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubCgroup {
+    /// Whose hierarchies; none is all of them.
+    pub controllers: Vec<String>,
+    pub path: String,
+}
+
 impl Cgroups {
     /// Where the container's cgroups are to be; nothing is made yet. An empty path is the id.
     pub fn locate(path: &str, id: &str) -> Result<Self> {
         let path = if path.is_empty() { id } else { path };
         let wrong = Path::new(path)
             .components()
-            .any(|part| part == std::path::Component::ParentDir);
+            .any(|part| part == Component::ParentDir);
         if wrong {
             return Err(Error::invalid(format!(
                 "linux.cgroupsPath {path:?}: has \"..\""
@@ -103,6 +117,62 @@ impl Cgroups {
         let mut cgroups = Self::locate(&place.path, id)?;
         cgroups.unit = Some(place);
         Ok(cgroups)
+    }
+
+    /// The same cgroups, or those below them that are named.
+    pub fn below(&self, places: &[SubCgroup]) -> Result<Self> {
+        let mut cgroups = self.clone();
+        for place in places {
+            let below = Path::new(&place.path);
+            let parts = below.components();
+            if place.path.is_empty() || parts.into_iter().any(|p| p == Component::ParentDir) {
+                let text = format!("{} is not a sub cgroup path", place.path);
+                return Err(Error::invalid(text));
+            }
+            let below = below.strip_prefix("/").unwrap_or(below);
+            let all = place.controllers.is_empty();
+            if let Some(v2) = &mut cgroups.v2 {
+                if !all {
+                    let text = format!(
+                        "sub cgroup {}:{}: this host's cgroups are v2, which have no controller of their own",
+                        place.controllers.join(","),
+                        place.path
+                    );
+                    return Err(Error::invalid(text));
+                }
+                v2.path.push(below);
+            }
+            let unknown = |c: &&String| !self.v1.iter().any(|h| h.is_called(c));
+            if let Some(unknown) = place.controllers.iter().find(unknown) {
+                let text = format!(
+                    "unknown controller {unknown:?} in sub cgroup: {}",
+                    place.path
+                );
+                return Err(Error::invalid(text));
+            }
+            for (h, own) in cgroups.v1.iter_mut().zip(&self.v1) {
+                if all || place.controllers.iter().any(|c| h.is_called(c)) {
+                    h.path = own.path.join(below);
+                }
+            }
+        }
+        for (path, _) in cgroups.directories() {
+            if !path.is_dir() {
+                let text = format!("sub cgroup {}: it does not exist", path.display());
+                return Err(Error::new(Class::NotFound, text));
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// Leaves out where this user may make nothing.
+    pub fn forgive(&mut self) {
+        let possible = |path: &Path| {
+            let there = path.ancestors().find(|path| path.exists());
+            there.is_some_and(sys::is_writable)
+        };
+        self.v1.retain(|h| possible(&h.path));
+        self.v2 = self.v2.take().filter(|v2| possible(&v2.path));
     }
 
     pub fn v1(&self) -> &[Hierarchy] {

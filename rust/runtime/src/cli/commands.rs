@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use runtime::spec::{Box2, Capabilities, Process};
-use runtime::{CreateRequest, Error, ExecRequest, Runtime, Started, Stdio};
+use runtime::{CreateRequest, Error, ExecRequest, Runtime, Started, Stdio, SubCgroup};
 
 use super::flags::{Flags, Known};
 use super::{Command, criu, foreground, signals, spec, stats, update};
@@ -109,7 +109,7 @@ pub const ALL: &[Command] = &[
     command("features", "", &[HELP], features, false),
     command(
         "spec",
-        "[--bundle DIR]",
+        "[--bundle DIR] [--rootless]",
         &[HELP, (&["bundle", "b"], true), (&["rootless"], false)],
         spec::write,
         false,
@@ -180,13 +180,6 @@ fn preserve_fds(flags: &Flags) -> Result<u32, Error> {
     Ok(count)
 }
 
-fn refuse_pidfd_socket(flags: &Flags) -> Result<(), Error> {
-    match flags.get("pidfd-socket") {
-        Some(_) => Err(Error::unimplemented("--pidfd-socket")),
-        None => Ok(()),
-    }
-}
-
 pub fn bundle(flags: &Flags) -> Result<PathBuf, Error> {
     std::path::absolute(flags.get("bundle").unwrap_or(".")).map_err(|e| io("--bundle", e))
 }
@@ -217,6 +210,40 @@ fn send_console(flags: &Flags, started: &mut Started) -> Result<(), Error> {
         .map_err(|e| io(&what, e))
 }
 
+/// `kind` goes with the descriptor: runc says so how the process was made.
+fn send_pidfd(flags: &Flags, pid: i32, kind: &str) -> Result<(), Error> {
+    let Some(path) = flags.get("pidfd-socket") else {
+        return Ok(());
+    };
+    let what = format!("pidfd socket {path}");
+    let socket = UnixStream::connect(path).map_err(|e| io(&what, e))?;
+    let pidfd = runtime::sys::pidfd_open(pid).map_err(|e| io(&what, e))?;
+    runtime::sys::send(socket.as_raw_fd(), kind.as_bytes(), Some(pidfd.as_raw_fd()))
+        .map_err(|e| io(&what, e))
+}
+
+/// `[CONTROLLER[,CONTROLLER…]:]PATH`; without controllers there may be one only.
+fn sub_cgroups(words: &[String]) -> Result<Vec<SubCgroup>, Error> {
+    let parse = |word: &String| {
+        let (controllers, path) = word.split_once(':').unwrap_or(("", word));
+        let wrong = path.is_empty() || path.contains(':') || word.starts_with(':');
+        if wrong {
+            return Err(Error::invalid(format!("invalid --cgroup argument: {word}")));
+        }
+        if controllers.is_empty() && words.len() > 1 {
+            return Err(Error::invalid(format!(
+                "invalid --cgroup argument: {word} (missing <controller>: prefix)"
+            )));
+        }
+        let names = controllers.split(',').filter(|name| !name.is_empty());
+        Ok(SubCgroup {
+            controllers: names.map(str::to_owned).collect(),
+            path: path.to_owned(),
+        })
+    };
+    words.iter().map(parse).collect()
+}
+
 fn write_pid_file(flags: &Flags, pid: i32) -> Result<(), Error> {
     let Some(path) = flags.get("pid-file") else {
         return Ok(());
@@ -233,7 +260,6 @@ fn write_pid_file(flags: &Flags, pid: i32) -> Result<(), Error> {
 fn make(runtime: &Runtime, flags: &Flags, detached: bool) -> Result<Started, Error> {
     let id = id(flags)?;
     let preserve_fds = preserve_fds(flags)?;
-    refuse_pidfd_socket(flags)?;
     let bundle = bundle(flags)?;
     check_console(flags, spec::terminal(&bundle)?, detached)?;
     let mut started = runtime.create(CreateRequest {
@@ -255,7 +281,9 @@ pub fn hand_over(
     id: &str,
     started: &mut Started,
 ) -> Result<(), Error> {
-    let handed = send_console(flags, started).and_then(|()| write_pid_file(flags, started.pid));
+    let handed = send_console(flags, started)
+        .and_then(|()| send_pidfd(flags, started.pid, "standard"))
+        .and_then(|()| write_pid_file(flags, started.pid));
     handed.inspect_err(|_| {
         let _ = runtime.delete(id, true);
     })
@@ -290,10 +318,7 @@ fn run(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
 fn exec(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
     let id = id(flags)?;
     let preserve_fds = preserve_fds(flags)?;
-    refuse_pidfd_socket(flags)?;
-    if flags.get("cgroup").is_some() {
-        return Err(Error::unimplemented("exec --cgroup"));
-    }
+    let sub_cgroups = sub_cgroups(flags.all("cgroup"))?;
     let process = exec_process(runtime, id, flags)?;
     let detached = flags.is_set("detach");
     check_console(flags, process.terminal, detached)?;
@@ -303,9 +328,11 @@ fn exec(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
         stdio: Stdio::Inherit,
         preserve_fds,
         ignore_paused: flags.is_set("ignore-paused"),
+        sub_cgroups,
     })?;
-    let handed =
-        send_console(flags, &mut started).and_then(|()| write_pid_file(flags, started.pid));
+    let handed = send_console(flags, &mut started)
+        .and_then(|()| send_pidfd(flags, started.pid, "setns"))
+        .and_then(|()| write_pid_file(flags, started.pid));
     if let Err(e) = handed {
         let _ = runtime::sys::kill(started.pid, libc::SIGKILL);
         return Err(e);

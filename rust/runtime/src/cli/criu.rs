@@ -30,6 +30,7 @@ pub const CHECKPOINT: &[Known] = &[
 pub const RESTORE: &[Known] = &[
     HELP,
     (&["console-socket"], true),
+    (&["pidfd-socket"], true),
     (&["image-path"], true),
     (&["work-path"], true),
     // containerd's shims say it; the images know their parent.
@@ -54,11 +55,6 @@ pub const RESTORE: &[Known] = &[
 const IMAGES: &str = "checkpoint";
 
 fn options(flags: &Flags) -> Result<CriuOptions, Error> {
-    for flag in ["lazy-pages", "page-server"] {
-        if flags.get(flag).is_some_and(|value| value != "false") {
-            return Err(Error::unimplemented(format!("--{flag}")));
-        }
-    }
     let path = |flag: &str| -> Result<Option<PathBuf>, Error> {
         let absolute = |path| std::path::absolute(path).map_err(|e| io(&format!("--{flag}"), e));
         flags
@@ -80,9 +76,17 @@ fn options(flags: &Flags) -> Result<CriuOptions, Error> {
         shell_job: flags.is_set("shell-job"),
         file_locks: flags.is_set("file-locks"),
         auto_dedup: flags.is_set("auto-dedup"),
+        lazy_pages: flags.is_set("lazy-pages"),
         manage_cgroups: flags.get("manage-cgroups-mode").unwrap_or_default().into(),
         empty_namespaces: flags.all("empty-ns").to_vec(),
     })
+}
+
+fn page_server(text: &str) -> Result<(String, u16), Error> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    parts
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .ok_or_else(|| Error::invalid(format!("--page-server {text}: it is ADDRESS:PORT")))
 }
 
 pub fn checkpoint(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
@@ -110,6 +114,7 @@ pub fn checkpoint(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
         leave_running,
         pre_dump,
         status_fd,
+        page_server: flags.get("page-server").map(page_server).transpose()?,
     };
     runtime.checkpoint(id, &options)?;
     if !leave_running && !pre_dump {

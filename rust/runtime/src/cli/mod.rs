@@ -82,14 +82,22 @@ fn run(words: &[String]) -> Result<u8, Error> {
         println!("usage: containerd-hybrid-runtime {name} {}", command.usage);
         return Ok(0);
     }
-    if global.get("rootless").is_some_and(|r| r == "true") {
-        return Err(Error::unimplemented("--rootless true"));
-    }
+    let forgive_cgroups = match global.get("rootless").unwrap_or("auto") {
+        "auto" => runtime::sys::is_in_user_namespace() || !runtime::sys::is_root(),
+        "true" => true,
+        "false" => false,
+        other => {
+            return Err(Error::invalid(format!(
+                "--rootless {other}: it is true, false or auto"
+            )));
+        }
+    };
     if command.makes {
         runtime::protect::reexec()?;
     }
     let options = Options {
         clamp_oom_score_adj: global.is_set("restrict-oom-score-adj"),
+        forgive_cgroups,
         ..Options::default()
     };
     let root = global.get("root").unwrap_or(DEFAULT_ROOT);

@@ -8,9 +8,6 @@ use serde_json::{Value, json};
 use super::flags::Flags;
 
 pub fn write(_: &Runtime, flags: &Flags) -> Result<u8, Error> {
-    if flags.is_set("rootless") {
-        return Err(Error::unimplemented("spec --rootless"));
-    }
     let path = Path::new(flags.get("bundle").unwrap_or(".")).join("config.json");
     if path.exists() {
         return Err(Error::invalid(format!(
@@ -18,7 +15,11 @@ pub fn write(_: &Runtime, flags: &Flags) -> Result<u8, Error> {
             path.display()
         )));
     }
-    std::fs::write(&path, format!("{:#}\n", example()))
+    let mut spec = example();
+    if flags.is_set("rootless") {
+        make_rootless(&mut spec);
+    }
+    std::fs::write(&path, format!("{spec:#}\n"))
         .map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
     Ok(0)
 }
@@ -30,6 +31,39 @@ pub fn terminal(bundle: &Path) -> Result<bool, Error> {
         .map_err(|e| Error::failed(format!("specification file {}: {e}", path.display())))?;
     let spec = runtime::spec::Spec::parse(&text)?;
     Ok(spec.process.is_some_and(|p| p.terminal))
+}
+
+/// For a user who has only a user namespace to give: no network of its own, no limits, the host's
+/// `/sys`, and no owners but this one.
+fn make_rootless(spec: &mut Value) {
+    let linux = &mut spec["linux"];
+    linux["namespaces"] = json!([
+        {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
+        {"type": "user"}
+    ]);
+    let (uid, gid) = runtime::sys::identity();
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    let Some(mounts) = spec["mounts"].as_array_mut() else {
+        return;
+    };
+    for mount in mounts.iter_mut() {
+        if mount["destination"] == "/sys" {
+            let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+            *mount = json!({
+                "destination": "/sys", "type": "none", "source": "/sys", "options": options
+            });
+        }
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| {
+                let option = option.as_str().unwrap_or_default();
+                !option.starts_with("uid=") && !option.starts_with("gid=")
+            });
+        }
+    }
 }
 
 fn example() -> Value {

@@ -26,10 +26,13 @@ pub const FLAGS: &[Known] = &[
     (&["memory-reservation"], true),
     (&["memory-swap"], true),
     (&["pids-limit"], true),
+    (&["l3-cache-schema"], true),
+    (&["mem-bw-schema"], true),
 ];
 
 pub fn update(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
     let id = id(flags)?;
+    let mut schemata = Vec::new();
     let resources: Resources = match flags.get("resources") {
         Some(path) => {
             let mut text = Vec::new();
@@ -40,9 +43,17 @@ pub fn update(runtime: &Runtime, flags: &Flags) -> Result<u8, Error> {
             read.map_err(|e| io(&format!("--resources {path}"), e))?;
             serde_json::from_slice(&text).map_err(|e| io(&format!("--resources {path}"), e))?
         }
-        None => resources(flags)?,
+        None => {
+            let lines = ["l3-cache-schema", "mem-bw-schema"].map(|flag| flags.get(flag));
+            schemata.extend(lines.into_iter().flatten());
+            resources(flags)?
+        }
     };
-    runtime.update(id, &resources).map(|()| 0)
+    runtime.update(id, &resources)?;
+    if !schemata.is_empty() {
+        runtime.update_rdt(id, &schemata)?;
+    }
+    Ok(0)
 }
 
 fn resources(flags: &Flags) -> Result<Resources, Error> {

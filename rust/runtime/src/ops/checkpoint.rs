@@ -32,6 +32,9 @@ pub struct CriuOptions {
     pub auto_dedup: bool,
     /// `soft` (the default), `full`, `strict` or `ignore`.
     pub manage_cgroups: String,
+    /// Memory stays where it is, and is asked for page by page: the restored side has a daemon of
+    /// CRIU's (`criu lazy-pages`), the saved one serves it, and says by `status_fd` when it does.
+    pub lazy_pages: bool,
     /// Namespaces whose content is not saved: `network`.
     pub empty_namespaces: Vec<String>,
 }
@@ -44,6 +47,8 @@ pub struct CheckpointOptions {
     pub leave_running: bool,
     pub pre_dump: bool,
     pub status_fd: Option<i32>,
+    /// Address and port of who takes the memory instead of files.
+    pub page_server: Option<(String, u16)>,
 }
 
 impl Runtime {
@@ -79,6 +84,10 @@ impl Runtime {
         }
         if let Some(fd) = options.status_fd {
             wanted.number(49, fd as u64);
+        }
+        if let Some((address, port)) = &options.page_server {
+            let mut server = Writer::default();
+            wanted.message(11, server.text(1, address).number(2, u64::from(*port)));
         }
         if let Some(outer) = outer_network(&spec, &record)? {
             wanted.text(37, &outer);
@@ -168,6 +177,7 @@ pub fn common(options: &CriuOptions, spec: &Spec, folders: &Folders, log: &str) 
         .flag(12, true)
         .flag(16, options.auto_dedup)
         .number(17, work)
+        .flag(48, options.lazy_pages)
         .flag(24, mode != IGNORE)
         .number(34, mode)
         .flag(50, terminal);

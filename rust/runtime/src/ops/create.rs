@@ -107,10 +107,14 @@ impl Runtime {
     }
 
     pub(crate) fn locate_cgroups(&self, spec: &Spec, id: &str) -> Result<Cgroups> {
-        match self.systemd_cgroup {
+        let mut cgroups = match self.systemd_cgroup {
             true => Cgroups::locate_unit(&spec.linux.cgroups_path, id),
             false => Cgroups::locate(&spec.linux.cgroups_path, id),
+        }?;
+        if self.options.forgive_cgroups {
+            cgroups.forgive();
         }
+        Ok(cgroups)
     }
 
     fn plan(&self, request: CreateRequest<'_>, spec: &Spec, record: &Record) -> Result<Plan> {

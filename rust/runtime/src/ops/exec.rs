@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, SubCgroup};
 use crate::error::{Class, Context, Error, Result};
 use crate::launch::{Meanwhile, launch};
 use crate::plan::{Join, Plan, Rootfs};
@@ -28,7 +28,7 @@ impl Runtime {
         }
         let spec = place.config()?;
         let process = completed(request.process, &spec);
-        let mut plan = plan(&process, &spec, &record)?;
+        let mut plan = plan(&process, &spec, &record, &request.sub_cgroups)?;
         plan.patience = self.options.patience;
         super::create::finish_process(&mut plan.process, &process, request.stdio, self)?;
         plan.process.preserve_fds = request.preserve_fds;
@@ -76,7 +76,12 @@ fn completed(mut process: Process, spec: &Spec) -> Process {
     process
 }
 
-fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
+fn plan(
+    process: &Process,
+    spec: &Spec,
+    record: &Record,
+    sub_cgroups: &[SubCgroup],
+) -> Result<Plan> {
     let pid = record.init_process_pid;
     let init = sys::pidfd_open(pid).context(|| format!("the container's process {pid}"))?;
     let mut flags = 0;
@@ -104,7 +109,13 @@ fn plan(process: &Process, spec: &Spec, record: &Record) -> Result<Plan> {
         ..Plan::default()
     };
     process::finish(&mut plan.process, &spec.linux)?;
-    open_cgroups(&mut plan, &record.cgroups, pid)?;
+    if sub_cgroups.is_empty() {
+        open_cgroups(&mut plan, &record.cgroups, pid)?;
+    } else {
+        let cgroups = record.cgroups.below(sub_cgroups)?;
+        plan.attach = cgroups.open_tasks()?;
+        plan.cgroup = cgroups.open_v2()?;
+    }
     if let Some(group) = &record.rdt {
         plan.attach.extend(group.open_tasks()?);
     }

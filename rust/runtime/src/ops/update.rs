@@ -14,4 +14,18 @@ impl Runtime {
         }
         record.cgroups.set(resources)
     }
+
+    /// Other lines for the `schemata` of the container's group in resctrl; an empty one changes nothing.
+    pub fn update_rdt(&self, id: &str, lines: &[&str]) -> Result<()> {
+        let place = Place::of(&self.root, id)?;
+        match place.load()?.rdt {
+            Some(group) => group.update(lines),
+            None => Err(Error::new(
+                Class::State,
+                format!(
+                    "container {id} has no linux.intelRdt: it was made without a group in resctrl"
+                ),
+            )),
+        }
+    }
 }

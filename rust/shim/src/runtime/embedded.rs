@@ -51,6 +51,7 @@ impl Embedded {
         let own = ::runtime::Options {
             clamp_oom_score_adj: clamp,
             nofile: spawn::original_file_limit(),
+            forgive_cgroups: false,
             patience: Some(PATIENCE),
         };
         let mut program = CliRuntime::of_program(&program(), &root, bundle);
@@ -152,6 +153,7 @@ impl Embedded {
             stdio: stdio(request.io),
             preserve_fds: 0,
             ignore_paused: false,
+            sub_cgroups: Vec::new(),
         });
         let started = started.map_err(|e| refusal(&e))?;
         Ok(Started {
