@@ -22,7 +22,7 @@ from containerd_hybrid.metadata.rows import decode_map, encode_map, listed, now,
 from containerd_hybrid.model import Digest, Scope
 from containerd_hybrid.model.filters import map_value
 from containerd_hybrid.model.identifiers import quoted
-from containerd_hybrid.model.labels import GC_FLAT, expiry, stored_labels
+from containerd_hybrid.model.labels import GC_FLAT, expiry, require_key, stored_labels
 
 _SELECT = "SELECT id, created_at, labels FROM leases WHERE namespace = ?"
 _SECOND = 1_000_000_000
@@ -36,6 +36,8 @@ class MetadataLeaseManager:
 
     async def create(self, scope: Scope, id: str = "", labels: Mapping[str, str] | None = None) -> Lease:
         kept = stored_labels(labels or {})
+        for key, value in kept.items():
+            require_key(key, value, "lease.Labels")  # their size is not limited
 
         def work(tx: Transaction) -> Lease:
             lease = Lease(id or _fresh_id(), now(), kept)

@@ -43,8 +43,8 @@ class MetadataNamespaceStore:
         return await self._database.read(work)
 
     async def create(self, name: str, labels: Mapping[str, str] | None = None) -> Namespace:
+        _validate(name, labels or {})
         kept = stored_labels(labels or {})
-        _validate(name, kept)
 
         def work(tx: Transaction) -> Namespace:
             moment = now()

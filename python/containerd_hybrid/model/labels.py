@@ -50,20 +50,33 @@ _LAST = 2**63 - 1
 
 
 def validate_label(key: str, value: str, where: str = "") -> None:
-    """Check the size of one label; ``where`` (``image.Labels``) is put before the message.
+    """Check the key and the size of one label; ``where`` (``image.Labels``) is put before the message.
 
     Raises:
-        InvalidArgumentError: key and value are longer than 4096 bytes together.
+        InvalidArgumentError: key and value are longer than 4096 bytes together, or a value has no key.
     """
+    require_key(key, value, where)
     encoded = key.encode(errors="surrogatepass")
     total = len(encoded) + len(value.encode(errors="surrogatepass"))
     if total > MAX_SIZE:
         shown = encoded[:_SHOWN_KEY].decode(errors="ignore")
-        prefix = f"{where}: " if where else ""
         raise InvalidArgumentError(
-            f"{prefix}label key and value length ({total} bytes) greater than maximum size "
+            f"{_prefix(where)}label key and value length ({total} bytes) greater than maximum size "
             f"({MAX_SIZE} bytes), key: {shown}: invalid argument"
         )
+
+
+def require_key(key: str, value: str, where: str = "") -> None:
+    """
+    Raises:
+        InvalidArgumentError: there is a value without a key.
+    """
+    if value and not key:
+        raise InvalidArgumentError(f"{_prefix(where)}label key required: invalid argument")
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def validate_labels(labels: Mapping[str, str], where: str = "") -> None:

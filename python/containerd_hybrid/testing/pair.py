@@ -18,8 +18,9 @@ class DaemonPair:
     ``program`` is the ctr of the same release; containerd is the one of its folder.
     """
 
-    def __init__(self, folder: Path, major: int) -> None:
-        """
+    def __init__(self, folder: Path, major: int, *, config: str = "") -> None:
+        """``config`` is TOML that both get besides what they have anyway.
+
         Raises:
             NotFoundError: no such release is installed.
         """
@@ -30,9 +31,9 @@ class DaemonPair:
         for name in ("c", "o"):
             (folder / name).mkdir()
         self.theirs = StockContainerd(
-            folder / "c", program=str(beside / "containerd"), environment=environment
+            folder / "c", program=str(beside / "containerd"), environment=environment, config=config
         )
-        self.ours = DaemonProcess(folder / "o")
+        self.ours = DaemonProcess(folder / "o", config=f"version = 2\n{config}")
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
@@ -22,6 +23,7 @@ _PROTO = "containerd_hybrid.proto."
 _ALIKE_SINCE_1 = {"Containers", "Content", "Images", "Leases", "Namespaces"}
 _HANGS_AFTER = 60.0
 _EVENTS_WITHIN = 60.0
+_LARGE = 1 << 20
 _NO_TIME = -62135596800  # of Go: the first of January of the year 1
 # Holds what the calls make, so that the collectors find nothing to take in the midst of a script.
 LEASE = "held"
@@ -71,7 +73,9 @@ class Daemon:
     """One daemon; ``neutral`` maps texts of its own to what they are called in an answer."""
 
     def __init__(self, address: str, neutral: dict[str, str]) -> None:
-        self._channel = grpc.insecure_channel(f"unix://{address}")
+        # Limits are the daemons' own.
+        options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+        self._channel = grpc.insecure_channel(f"unix://{address}", options=options)
         self._neutral = neutral
         _load()
 
@@ -135,6 +139,8 @@ class Daemon:
 
     def _any(self, message: Any) -> Any:
         name = message.type_url.rpartition("/")[2]
+        if len(message.value) > _LARGE:
+            return {"type_url": message.type_url, "value": hashlib.sha256(message.value).hexdigest()}
         try:
             known = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
         except KeyError:
@@ -239,6 +245,12 @@ def wait_alike(one: Events, other: Events, major: int) -> None:
     give_up = time.monotonic() + _EVENTS_WITHIN
     while len(told(one.seen, major)) != len(told(other.seen, major)) and time.monotonic() < give_up:
         time.sleep(0.02)
+
+
+def size_of(method: str, request: Values) -> int:
+    """Bytes of a request on the wire."""
+    _load()
+    return int(build(_method(method)[1].input_type, request).ByteSize())
 
 
 def build(descriptor: Any, values: Values) -> Any:

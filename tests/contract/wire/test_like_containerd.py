@@ -10,12 +10,22 @@ import difflib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.contract.wire import calls_content, calls_metadata, calls_others, calls_snapshots, calls_tasks
+from tests.contract.wire import (
+    calls_content,
+    calls_events,
+    calls_limits,
+    calls_metadata,
+    calls_others,
+    calls_snapshots,
+    calls_tasks,
+)
 from tests.contract.wire.asking import LEASE, Ask, Daemon, differences, told, wait_alike
 
 from containerd_hybrid.errors import NotFoundError
@@ -36,16 +46,31 @@ SCRIPTS: dict[str, Callable[[], Iterator[Ask]]] = {
     "sandboxes": calls_others.sandbox_calls,
     "transfer": calls_others.transfer_calls,
     "daemon": calls_others.daemon_calls,
+    "ids": calls_limits.id_calls,
+    "labels": calls_limits.label_calls,
+    "leased": calls_limits.lease_header_calls,
+    "large": calls_limits.large_calls,
 }
+
+
+def _pair(folder: Path, major: int, config: str = "") -> DaemonPair:
+    try:
+        return DaemonPair(folder, major, config=config)
+    except NotFoundError as error:
+        pytest.skip(error.message)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["containerd1", "containerd2"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonPair]:
-    try:
-        made = DaemonPair(tmp_path_factory.mktemp("pair"), request.param)
-    except NotFoundError as error:
-        pytest.skip(error.message)
-    with made:
+    with _pair(tmp_path_factory.mktemp("pair"), request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=[1, 2], ids=["containerd1", "containerd2"])
+def isolated_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DaemonPair]:
+    """Namespaces do not see each other's content, unless one is labelled."""
+    config = '[plugins."io.containerd.metadata.v1.bolt"]\ncontent_sharing_policy = "isolated"\n'
+    with _pair(tmp_path, request.param, config) as made:
         yield made
 
 
@@ -59,10 +84,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_answer_is_containerds(pair: DaemonPair, rootfs: Path, script: str, token: str) -> None:
-    sides = [
-        Daemon(address, {str(Path(address).parent): "DAEMON", f"/{token}/{name}": "/CGROUP"})
-        for name, address in (("c", pair.theirs.address), ("o", pair.ours.address))
-    ]
+    neutral = [{f"/{token}/{name}": "/CGROUP"} for name in ("c", "o")]
     words = [
         {
             "rootfs": str(rootfs),
@@ -71,31 +93,88 @@ def test_every_answer_is_containerds(pair: DaemonPair, rootfs: Path, script: str
         }
         for name in ("c", "o")
     ]
-    different: list[str] = []
-    for side in sides:
-        side.ask(Ask("Leases.Create", {"id": LEASE}, headers=()), {})
+    with both(pair, neutral) as sides:
         if script == "namespaces":
-            side.ask(Ask("Namespaces.Delete", {"name": "contract"}), {})
-    events = [side.subscribe([]) for side in sides]
+            for side in sides:
+                side.ask(Ask("Namespaces.Delete", {"name": "contract"}), {})
+        told = Told(pair.major)
+        with told.of(sides, [[]]):
+            told.ask(sides, SCRIPTS[script](), words)
+    told.fail_if_different()
+
+
+def test_filters_of_subscriptions_are_containerds(pair: DaemonPair) -> None:
+    with both(pair) as sides:
+        told = Told(pair.major)
+        filters = [text for text in calls_events.FILTERS if pair.major > 1 or text not in calls_events.ONLY_2]
+        with told.of(sides, [[text] for text in filters]):
+            told.ask(sides, calls_events.eventful_calls())
+    told.fail_if_different()
+
+
+def test_content_that_is_not_shared_is_shared_as_in_containerd(isolated_pair: DaemonPair) -> None:
+    with both(isolated_pair) as sides:
+        told = Told(isolated_pair.major)
+        with told.of(sides, [[]]):
+            told.ask(sides, calls_content.content_calls())
+    told.fail_if_different()
+
+
+@contextmanager
+def both(pair: DaemonPair, neutral: Sequence[dict[str, str]] = ({}, {})) -> Iterator[list[Daemon]]:
+    """containerd and ours, with a lease to hold what the calls make, and empty again at the end."""
+    addresses = (pair.theirs.address, pair.ours.address)
+    sides = [
+        Daemon(address, {str(Path(address).parent): "DAEMON", **own})
+        for address, own in zip(addresses, neutral, strict=True)
+    ]
     try:
-        for ask in SCRIPTS[script]():
-            if ask.only in (0, pair.major):
-                theirs, ours = (side.ask(ask, known) for side, known in zip(sides, words, strict=True))
-                different += differences(ask, theirs, ours, pair.major)
-        wait_alike(events[0], events[1], pair.major)
+        for side in sides:
+            side.ask(Ask("Leases.Create", {"id": LEASE}, headers=()), {})
+        yield sides
     finally:
-        theirs_seen, ours_seen = (one.end() for one in events)
         for side in sides:
             for name in ("contract", "contract-other"):
                 side.ask(Ask("Namespaces.Delete", {"name": name}), {})
             side.close()
-    ours_told, theirs_told = (told(one, pair.major) for one in (ours_seen, theirs_seen))
-    # Maps have no order.
-    spelled = (
-        [json.dumps(one, sort_keys=True, default=str) for one in told_of]
-        for told_of in (theirs_told, ours_told)
-    )
-    lines = difflib.ndiff(*spelled)
-    different += [f"event {line}" for line in lines if line[0] in "+-"]
-    if different:
-        pytest.fail("\n".join(different), pytrace=False)
+
+
+class Told:
+    """What differs in answers and events of both."""
+
+    def __init__(self, major: int) -> None:
+        self._major = major
+        self._different: list[str] = []
+
+    @contextmanager
+    def of(self, sides: Sequence[Daemon], filters: Sequence[list[str]]) -> Iterator[None]:
+        """Compare the events that subscriptions with these filters get in the block."""
+        pairs = [[side.subscribe(one) for side in sides] for one in filters]
+        try:
+            yield
+            for theirs, ours in pairs:
+                wait_alike(theirs, ours, self._major)
+        finally:
+            ended = [[events.end() for events in pair] for pair in pairs]
+        for one, seen in zip(filters, ended, strict=True):
+            # Maps have no order.
+            spelled = (
+                [json.dumps(event, sort_keys=True, default=str) for event in told(side, self._major)]
+                for side in seen
+            )
+            lines = difflib.ndiff(*spelled)
+            name = f"event of {one[0]} " if one else "event "
+            self._different += [f"{name}{line}" for line in lines if line[0] in "+-"]
+
+    def ask(
+        self, sides: Sequence[Daemon], asks: Iterable[Ask], words: Sequence[dict[str, Any]] = ({}, {})
+    ) -> None:
+        """Ask both the same, and compare the answers."""
+        for ask in asks:
+            if ask.only in (0, self._major):
+                theirs, ours = (side.ask(ask, known) for side, known in zip(sides, words, strict=True))
+                self._different += differences(ask, theirs, ours, self._major)
+
+    def fail_if_different(self) -> None:
+        if self._different:
+            pytest.fail("\n".join(self._different), pytrace=False)

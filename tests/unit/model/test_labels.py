@@ -32,6 +32,12 @@ def test_a_label_may_have_4096_bytes_and_no_more() -> None:
     )
 
 
+def test_a_value_needs_a_key() -> None:
+    validate_label("", "")
+    with pytest.raises(InvalidArgumentError, match="^image.Labels: label key required"):
+        validate_labels({"": "v"}, "image.Labels")
+
+
 def test_a_long_key_is_cut_at_a_character() -> None:
     with pytest.raises(InvalidArgumentError, match=f"key: {'é' * 32}: invalid argument"):
         validate_label("é" * 3000, "")
