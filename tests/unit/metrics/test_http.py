@@ -56,7 +56,15 @@ def pages() -> Pages:
 
 @pytest.fixture
 async def address(pages: Pages) -> AsyncIterator[Address]:
-    server = pages.server(read_seconds=0.2, connections=3)
+    server = pages.server(read_seconds=600, connections=3)
+    yield await serving(server)
+    await server.close()
+
+
+@pytest.fixture
+async def hasty(pages: Pages) -> AsyncIterator[Address]:
+    """One that waits no longer than this."""
+    server = pages.server(read_seconds=0.2)
     yield await serving(server)
     await server.close()
 
@@ -124,9 +132,9 @@ async def test_endless_headers_are_cut_off(address: Address) -> None:
     writer.close()
 
 
-async def test_who_does_not_come_to_the_point_is_sent_away(address: Address) -> None:
-    assert status(await exchange(address, b"GET /page HTTP/1.1\r\n")) == 408
-    assert status(await exchange(address, b"PUT /page HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel")) == 408
+async def test_who_does_not_come_to_the_point_is_sent_away(hasty: Address) -> None:
+    assert status(await exchange(hasty, b"GET /page HTTP/1.1\r\n")) == 408
+    assert status(await exchange(hasty, b"PUT /page HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel")) == 408
 
 
 async def test_who_goes_away_is_not_answered(address: Address) -> None:

@@ -20,13 +20,14 @@ async def collected() -> dict[str, Family]:
 async def test_they_are_this_process(tmp_path: Path) -> None:
     gc.collect()  # so that no forgotten file of another test is closed in between
     before = {name: family.samples[0].value for name, family in (await collected()).items()}
-    files = [(tmp_path / str(number)).open("w") for number in range(20)]
+    files = [(tmp_path / str(number)).open("w") for number in range(200)]
     try:
         after = {name: family.samples[0].value for name, family in (await collected()).items()}
     finally:
         for file in files:
             file.close()
-    assert after["process_open_fds"] - before["process_open_fds"] == 20
+    # Threads of the interpreter and of libraries may open and close some of their own.
+    assert abs(after["process_open_fds"] - before["process_open_fds"] - 200) < 50
     assert after["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert 0 < after["process_start_time_seconds"] <= time.time()
     assert 1 << 20 < after["process_resident_memory_bytes"] < after["process_virtual_memory_bytes"]

@@ -30,6 +30,18 @@ def free_port() -> int:
         return port
 
 
+def has_ipv6() -> bool:
+    """Python may know of it where this machine has no address of it."""
+    if not socket.has_dualstack_ipv6():
+        return False
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
 async def test_one_collector_that_fails_does_not_take_the_others_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -43,7 +55,8 @@ async def test_one_collector_that_fails_does_not_take_the_others_away(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"Content-Type: text/plain; version=0.0.4" in head
     assert parsed(body.decode()) == {("good", frozenset()): 1.0}
-    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.message for record in errors if record.name.startswith("containerd_hybrid")] == [
         "figures of Bad are missing"
     ]
 
@@ -60,7 +73,7 @@ async def test_without_a_host_every_address_of_the_machine_is_served() -> None:
     server = MetricsServer(f":{port}", [Good()])
     await server.start()
     try:
-        hosts = ["127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])]
+        hosts = ["127.0.0.1", *(["::1"] if has_ipv6() else [])]
         for host in hosts:
             assert b"good 1\n" in await exchange((host, port), b"GET /v1/metrics HTTP/1.1\r\n\r\n")
     finally:

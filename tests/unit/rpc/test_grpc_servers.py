@@ -134,12 +134,12 @@ async def test_a_bidirectional_stream_goes_message_by_message(served: Served) ->
 
 async def test_headers_peer_and_deadline_reach_the_handler(served: Served) -> None:
     headers = (("containerd-namespace", "newest"), ("containerd-namespace", "older"), ("x-bin", b"\x00"))
-    await served.once("hi", metadata=headers, timeout=5)
+    await served.once("hi", metadata=headers, timeout=600)
     (call,) = served.handlers.calls
     assert call.namespace == "newest", "Go's clients put the newest value first, and containerd takes it"
     assert "x-bin" not in call.metadata
     assert call.deadline is not None
-    assert call.deadline - asyncio.get_running_loop().time() == pytest.approx(5, abs=1)
+    assert 300 < call.deadline - asyncio.get_running_loop().time() < 601
     assert call.method == f"/{echo.NAME}/Once"
 
 
@@ -245,8 +245,12 @@ async def test_a_caller_that_dies_cancels_its_handlers(served: Served) -> None:
 
 
 async def test_the_deadline_of_the_caller(served: Served) -> None:
-    assert (await status_of(served.once("hang", timeout=0.05)))[0] == Code.DEADLINE_EXCEEDED
-    await until(lambda: served.handlers.cancelled == ["once"])
+    for seconds in (0.05, 1, 10):
+        assert (await status_of(served.once("hang", timeout=seconds)))[0] == Code.DEADLINE_EXCEEDED
+        if served.handlers.calls:
+            break  # or else its time was over before it came to the server
+    await until(lambda: served.handlers.cancelled and not served.handlers.running)
+    assert set(served.handlers.cancelled) == {"once"}
 
 
 async def test_a_slow_reader_holds_the_handler_back(kind: AdaptorClass, tmp_path: Path) -> None:
@@ -293,7 +297,7 @@ async def test_drain_lets_work_finish_and_ends_what_only_waits(
     working, watching = served.once("done"), served.count_down("1:hang")
     assert (await watching.read()).value == "1"
     await until(lambda: served.handlers.running == 2)
-    draining = asyncio.create_task(served.adaptor.drain(10))
+    draining = asyncio.create_task(served.adaptor.drain(600))
     assert await status_of(watching) == (Code.UNAVAILABLE, "the daemon is stopping")
     assert not served.path.exists()
     release.set()
@@ -307,7 +311,7 @@ async def test_drain_gives_up_in_the_end(served: Served) -> None:
     await until(lambda: served.handlers.running)
     await served.adaptor.drain(0.05)
     assert (await status_of(call))[0] in {Code.UNAVAILABLE, Code.CANCELLED}
-    assert served.handlers.cancelled == ["once"]
+    await until(lambda: served.handlers.cancelled == ["once"])
 
 
 # Sockets
