@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_bytes_own_time_counts_when_it_is_later(tmp_path: Path) -> None:
     write_record(tmp_path, IngestRecord("k", 0, 0, _MOMENT, _MOMENT))
     (tmp_path / "data").write_bytes(b"1")
-    assert read_record(tmp_path).updated_at == (tmp_path / "data").stat().st_mtime_ns
-    future = (tmp_path / "data").stat().st_mtime_ns + 10
+    os.utime(tmp_path / "data", ns=(_MOMENT + 10**9, _MOMENT + 10**9))
+    later = (tmp_path / "data").stat().st_mtime_ns
+    assert read_record(tmp_path).updated_at == later > _MOMENT
+    future = later + 10
     write_updated(tmp_path, future)
     assert read_record(tmp_path).updated_at == future
 

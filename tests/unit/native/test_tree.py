@@ -15,7 +15,10 @@ from containerd_hybrid.errors import HybridError, InvalidArgumentError, NotFound
 def tree(tmp_path: Path) -> Path:
     top = tmp_path / "tree"
     (top / "a" / "b").mkdir(parents=True)
-    (top / "a" / "file").write_bytes(bytes(100_000))
+    with (top / "a" / "file").open("wb") as file:
+        file.write(bytes(100_000))
+        file.flush()
+        os.fsync(file.fileno())  # or some file systems change their mind about its blocks later
     os.link(top / "a" / "file", top / "a" / "b" / "again")
     (top / "link").symlink_to(tmp_path)
     return top

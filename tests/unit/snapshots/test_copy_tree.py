@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import random
 import resource
@@ -52,6 +53,7 @@ def test_no_path_is_too_long(tmp_path: Path, name: str, depth: int) -> None:
     source.mkdir()
     target.mkdir()
     _deep(source, [name] * depth)
+    gc.collect()  # which may close what an earlier test forgot
     before = _descriptors()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, limit[1]))
@@ -60,7 +62,7 @@ def test_no_path_is_too_long(tmp_path: Path, name: str, depth: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert _depth(target) == depth
-    assert _descriptors() == before
+    assert _descriptors() <= before
     for folder in (source, target):
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 

@@ -80,7 +80,7 @@ def test_userxattr_is_for_user_namespaces_and_not_for_tmpfs(
 ) -> None:
     assert not overlay_support.needs_userxattr(tmp_path)
     monkeypatch.setattr(overlay_support, "in_user_namespace", lambda: True)
-    assert overlay_support.needs_userxattr(tmp_path)
+    assert overlay_support.needs_userxattr(Path("/proc"))
     subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path)], check=True)
     try:
         assert not overlay_support.needs_userxattr(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.unit.images.world import NS, ImageWorld, open_image_world
-from tests.unit.transfer.registries import MemoryRegistry
+from tests.unit.transfer.registries import Hook, MemoryRegistry
 
 from containerd_hybrid.errors import (
     DigestMismatchError,
@@ -198,8 +198,19 @@ async def test_what_the_next_try_cannot_use_is_removed(
     assert await world.leftovers() == []
 
 
+def until_as_many_run(registry: MemoryRegistry, count: int) -> Hook:
+    """Bodies wait until so many have been under way at once."""
+
+    async def wait(_: Descriptor, offset: int, sink: BodySink) -> None:
+        while registry.most_running < count:
+            await asyncio.sleep(0)
+
+    return wait
+
+
 async def test_no_more_bodies_at_once_than_allowed(world: ImageWorld, registry: MemoryRegistry) -> None:
     fetches = BlobFetches(world.stores.content, FetchSettings(downloads=2))
+    registry.hook = until_as_many_run(registry, 2)
     blobs = [registry.add(bytes([n]) * 20_000, "x") for n in range(6)]
     await asyncio.gather(*(fetches.fetch(NS, registry, blob) for blob in blobs))
     assert registry.most_running == 2
@@ -239,6 +250,7 @@ async def test_a_large_blob_comes_in_parts_from_several_connections(
     world: ImageWorld, registry: MemoryRegistry
 ) -> None:
     blob = registry.add(os.urandom(95_000), OCI_LAYER)
+    registry.hook = until_as_many_run(registry, 3)
     told: list[int] = []
     assert await in_parts(world).fetch(NS, registry, blob, told.append)
     assert sorted(offset for _, offset in registry.fetched) == list(range(0, 95_000, 10_000))
