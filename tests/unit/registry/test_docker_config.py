@@ -32,7 +32,7 @@ def helper(folder: Path, name: str, script: str) -> None:
 def config(tmp_path: Path, document: object) -> DockerCredentials:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(document))
-    return DockerCredentials(file, helper_seconds=5)
+    return DockerCredentials(file, helper_seconds=60)
 
 
 def pair(user: str, secret: str) -> str:
@@ -94,20 +94,20 @@ async def test_a_store_keeps_tokens_and_says_when_it_has_nothing(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "seconds", "said"),
     [
-        ("echo hidden; exit 3", "exit code 3"),
-        ("echo hidden", "no JSON object"),
-        ("exec sleep 60", "did not answer"),
+        ("echo hidden; exit 3", 60, "exit code 3"),
+        ("echo hidden", 60, "no JSON object"),
+        ("exec sleep 600", 0.5, "did not answer"),
     ],
 )
 async def test_a_helper_that_fails_is_named_without_its_output(
-    tmp_path: Path, helpers: Path, script: str, said: str
+    tmp_path: Path, helpers: Path, script: str, seconds: float, said: str
 ) -> None:
     helper(helpers, "bad", script)
     config(tmp_path, {"credsStore": "bad"})
     with pytest.raises(UnavailableError) as caught:
-        await DockerCredentials(tmp_path / "config.json", helper_seconds=0.5).get("r.example", REFERENCE)
+        await DockerCredentials(tmp_path / "config.json", helper_seconds=seconds).get("r.example", REFERENCE)
     assert "docker-credential-bad" in caught.value.message
     assert said in caught.value.message
     assert "hidden" not in caught.value.message

@@ -171,7 +171,9 @@ async def test_a_host_that_says_nothing(host: FakeHost) -> None:
     async with registry_client(host, transport=TransportSettings(idle_seconds=0.05)) as client:
         with pytest.raises(UnavailableError, match="no answer in time"):
             await repository(client, host).resolve(reference(host))
-    assert len(host.asked) == 5
+    assert len(host.slept) == 4
+    # One whose time is over before it is sent does not come here.
+    assert 1 <= len(host.asked) <= 5
 
 
 async def test_a_host_that_drips(host: FakeHost) -> None:
@@ -216,6 +218,8 @@ async def test_a_port_of_this_machine_that_speaks_no_tls(host: FakeHost, client:
 async def test_a_proxy_of_the_environment(
     host: FakeHost, client: HttpRegistryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("http_proxy", "NO_PROXY", "no_proxy", "REQUEST_METHOD"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", f"http://user:pass@{host.address}")
     host.answer("GET", PATH, body=DATA)
     target = client.repository(
