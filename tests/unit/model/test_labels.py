@@ -34,7 +34,7 @@ def test_a_label_may_have_4096_bytes_and_no_more() -> None:
 
 def test_a_value_needs_a_key() -> None:
     validate_label("", "")
-    with pytest.raises(InvalidArgumentError, match="^image.Labels: label key required"):
+    with pytest.raises(InvalidArgumentError, match=r"^image\.Labels: label key required"):
         validate_labels({"": "v"}, "image.Labels")
 
 
