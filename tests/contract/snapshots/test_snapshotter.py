@@ -340,6 +340,9 @@ async def test_usage_is_counted_until_the_commit(world: World, driver_name: str)
     if world.driver.name == "erofs":  # which makes an image of it
         assert committed_as.inodes == 1
         assert 100_000 <= committed_as.size < 120_000
+    elif images:  # in which the kernel may write a block or two of its own as it lets go of them
+        assert committed_as.inodes == 1
+        assert abs(committed_as.size - filled.size) <= 65_536
     else:
         assert committed_as == filled
 
