@@ -26,7 +26,7 @@ from containerd_hybrid.testing.leaks import LeakCheck
 PROGRAM = "containerd-hybrid-runtime"
 ROOT = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
-TRIES = 200
+TRIES = 6000  # of 20 ms: a give-up, not a measure
 
 MARKS = [
     pytest.mark.root,
@@ -60,18 +60,12 @@ class Cli:
         self.log = folder / "log.json"
         self._count = 0
 
+    def line(self, *args: str) -> list[str]:
+        """A command line, for who starts it in another way than by a call."""
+        return [*self.prefix, self.binary, "--root", str(self.root), *args]
+
     def __call__(self, *args: str, **kwargs: Any) -> Completed:
-        command = [
-            *self.prefix,
-            self.binary,
-            "--root",
-            str(self.root),
-            "--log",
-            str(self.log),
-            "--log-format",
-            "json",
-            *args,
-        ]
+        command = self.line("--log", str(self.log), "--log-format", "json", *args)
         kwargs.setdefault("stdin", subprocess.DEVNULL)
         # To files: an init that lives on would keep a pipe open.
         out, err = self.folder / "out", self.folder / "err"
@@ -238,14 +232,20 @@ def ours(clis: tuple[Cli, Cli]) -> Cli:
 
 
 class Walls:
-    """A process that holds a network and a mount namespace: what is tried there is not the machine's."""
+    """A process that holds network, mount, IPC and UTS namespaces: what is tried there is not the machine's.
+
+    PIDs are the machine's: tests look at the processes of containers through its procfs.
+    """
 
     def __init__(self) -> None:
-        command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", "echo in; exec cat"]
+        unshared = ["--net", "--mount", "--ipc", "--uts", "--propagation", "private"]
+        command = ["unshare", *unshared, "sh", "-c", "echo in; exec cat"]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "in\n"
-        self.prefix = ("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt", "--")
+        kinds = {"net": "net", "mount": "mnt", "ipc": "ipc", "uts": "uts"}
+        joined = (f"--{flag}=/proc/{self.pid}/ns/{kind}" for flag, kind in kinds.items())
+        self.prefix = ("nsenter", *joined, "--")
         assert namespace_of(self.pid, "net") != namespace_of("self", "net")
 
     @property

@@ -21,16 +21,25 @@ from tests.integration.runtime_kit import (
     Cli,
     ConsoleSocket,
     Spec,
+    Walls,
     clis,
     names,
     namespace_of,
     ours,
     same,
+    walls,
 )
 
-__all__ = ["clis", "ours"]  # fixtures
+__all__ = ["clis", "ours", "walls"]  # fixtures
 
 pytestmark = MARKS
+
+
+@pytest.fixture(autouse=True)
+def _all_is_walled(walls: Walls, clis: tuple[Cli, Cli]) -> None:
+    """Both runtimes run in namespaces of the test's own: no mount or device of the machine is in reach."""
+    for cli in clis:
+        cli.prefix = walls.prefix
 
 
 def test_environment_identity_and_working_directory(clis: tuple[Cli, Cli]) -> None:
@@ -442,23 +451,26 @@ def test_a_hook_that_takes_too_long(ours: Cli) -> None:
 
 def test_a_runtime_killed_while_it_creates(ours: Cli) -> None:
     """Its container is half made: the id is taken, the process has ended, and delete takes the rest."""
-    marker = ours.folder / "in-hook"
+    marker, gate = ours.folder / "in-hook", ours.folder / "gate"
+    os.mkfifo(gate)
+    held = os.open(gate, os.O_RDWR)  # the hook reads until this is closed
 
     def change(spec: Spec) -> None:
-        script = f"touch {marker}; exec sleep 2"
+        script = f"touch {marker}; read _ < {gate}"
         spec["hooks"] = {
             "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]
         }
 
     bundle = ours.bundle("sleep", "1000", change=change)
     name = f"{ours.token}-half"
-    command = [ours.binary, "--root", str(ours.root), "create", "--bundle", str(bundle), name]
+    command = ours.line("create", "--bundle", str(bundle), name)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         for _ in range(TRIES):
             if marker.exists():
                 break
             time.sleep(0.02)
         process.kill()
+    os.close(held)
     assert names(ours.root) == [name]
     ours.wait(name, "stopped")
     assert ours("create", "--bundle", str(bundle), name).returncode == 1
@@ -531,30 +543,30 @@ def test_namespaces_joined_by_path(clis: tuple[Cli, Cli]) -> None:
         cli.ok("delete", "--force", first)
 
 
-def test_without_any_namespace(ours: Cli) -> None:
-    """The container's mounts are in the host's namespace then, and go with the container."""
+def test_without_any_namespace(ours: Cli, walls: Walls) -> None:
+    """The container's mounts are in the runtime's own namespace then, and go with the container."""
 
     def change(spec: Spec) -> None:
         spec["linux"].update({"namespaces": [], "maskedPaths": [], "readonlyPaths": []})
         del spec["hostname"]
         spec["mounts"] = [m for m in spec["mounts"] if m["type"] != "cgroup"]
 
-    before = mountinfo()
+    before = mountinfo(walls.pid)
     name = ours.create("sleep", "1000", change=change)
     ours.ok("start", name)
     pid = ours.state(name)["pid"]
     for kind in ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup"):
-        assert namespace_of(pid, kind) == namespace_of("self", kind)
+        assert namespace_of(pid, kind) == namespace_of(walls.pid, kind)
     rootfs = str(Path(ours.state(name)["bundle"]) / "rootfs")
     assert str(Path(f"/proc/{pid}/root").readlink()) == rootfs
-    below = [line for line in mountinfo() if line.split()[4].startswith(rootfs)]
+    below = [line for line in mountinfo(walls.pid) if line.split()[4].startswith(rootfs)]
     assert len(below) == 6
     assert "crw-rw-rw-" in ours.ok("exec", name, "ls", "-l", "/dev/null")
     ours.ok("delete", "--force", name)
-    assert [line for line in mountinfo() if line.split()[4].startswith(rootfs)] == []
+    assert [line for line in mountinfo(walls.pid) if line.split()[4].startswith(rootfs)] == []
     done = ours.run("nosuch", change=change)
     assert done.returncode == 1
-    left = set(mountinfo()) - set(before)
+    left = set(mountinfo(walls.pid)) - set(before)
     assert [line for line in left if str(ours.folder) in line] == []
 
 
@@ -730,7 +742,7 @@ def test_the_runtimes_file_cannot_be_written_through_proc(ours: Cli) -> None:
 def test_preserved_descriptors(ours: Cli) -> None:
     read, write = os.pipe()
     bundle = ours.bundle("sh", "-c", "echo through >&3")
-    command = [ours.binary, "--root", str(ours.root), "run", "--preserve-fds", "1", "--bundle", str(bundle)]
+    command = ours.line("run", "--preserve-fds", "1", "--bundle", str(bundle))
 
     def give() -> None:
         os.dup2(write, 3)
@@ -756,7 +768,7 @@ def test_signals_reach_the_init(ours: Cli) -> None:
 
 def test_fifty_at_once(ours: Cli) -> None:
     bundles = [ours.bundle("true") for _ in range(50)]
-    base = [ours.binary, "--root", str(ours.root), "run", "--bundle"]
+    base = ours.line("run", "--bundle")
     running = [
         subprocess.Popen([*base, str(bundle), f"{ours.token}-{n}"], stdin=subprocess.DEVNULL)
         for n, bundle in enumerate(bundles)
@@ -772,7 +784,7 @@ mount -t tmpfs none /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && ex
 
 def test_on_a_host_with_cgroup_v2_only(ours: Cli) -> None:
     """In a mount namespace that shows nothing but the unified hierarchy."""
-    unshared = ["unshare", "--mount", "sh", "-c", UNIFIED, "sh"]
+    unshared = [*ours.prefix, "unshare", "--mount", "sh", "-c", UNIFIED, "sh"]
     if subprocess.run([*unshared, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no cgroup v2 can be mounted here")
     script = f"""
@@ -815,8 +827,8 @@ $r delete --force box
     ]
 
 
-def mountinfo() -> list[str]:
-    return Path("/proc/self/mountinfo").read_text().splitlines()
+def mountinfo(pid: int | str = "self") -> list[str]:
+    return Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
 
 
 def test_features_and_list(ours: Cli) -> None:
