@@ -101,34 +101,34 @@ async def test_what_a_client_did_wrong_reaches_it(
 async def test_damaged_blobs_are_fetched_again(
     daemon: DaemonProcess, registry: RegistryWorld, token: str
 ) -> None:
-    """Layer, config, manifest and index alike; what a lost one names is looked at in the next check."""
+    """Layer, config, manifest and index alike; what a lost one names is looked at in the next check.
+
+    The registry gives nothing to who does not say who they are.
+    """
     daemon.write_config(
         f'version = 3\n[plugins."io.containerd.transfer.v1.local"]\nconfig_path = "{registry.hosts_dir}"\n'
     )
     daemon.restart()
     name = f"{registry.proxy.address}/lib/busybox:1"
-    registry.tokens.anonymous = True
-    try:
-        async with await containerd_hybrid.connect_async(daemon.address, token) as client:
-            await client.images.pull(name, registry=options(registry))
-            blobs = sorted((daemon.root / "io.containerd.content.v1.content/blobs/sha256").iterdir())
-            whole = {path.name: path.read_bytes() for path in blobs}
-            for path in blobs:
-                data = bytearray(path.read_bytes())
-                data[10] ^= 1
-                path.chmod(0o644)
-                path.write_bytes(data)
-            problems = [found async for found in client.daemon.check() if isinstance(found, Problem)]
-            assert {problem.name for problem in problems} == {f"sha256:{digest}" for digest in whole}
-            for _ in range(4):
-                found = [found async for found in client.daemon.check(repair=True)]
-                if not any(isinstance(one, Problem) for one in found):
-                    break
-            assert found == [Summary(len(whole), sum(map(len, whole.values())), 1, 0)]
-            assert {path.name: path.read_bytes() for path in blobs} == whole
-            await client.images.remove(name)
-    finally:
-        registry.tokens.anonymous = False
+    user = RegistryOptions(credentials=User())
+    async with await containerd_hybrid.connect_async(daemon.address, token) as client:
+        await client.images.pull(name, registry=options(registry))
+        blobs = sorted((daemon.root / "io.containerd.content.v1.content/blobs/sha256").iterdir())
+        whole = {path.name: path.read_bytes() for path in blobs}
+        for path in blobs:
+            data = bytearray(path.read_bytes())
+            data[10] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(data)
+        problems = [found async for found in client.daemon.check() if isinstance(found, Problem)]
+        assert {problem.name for problem in problems} == {f"sha256:{digest}" for digest in whole}
+        for _ in range(4):
+            found = [found async for found in client.daemon.check(repair=True, registry=user)]
+            if not any(isinstance(one, Problem) for one in found):
+                break
+        assert found == [Summary(len(whole), sum(map(len, whole.values())), 1, 0)]
+        assert {path.name: path.read_bytes() for path in blobs} == whole
+        await client.images.remove(name)
 
 
 async def test_credentials_that_cannot_be_read_end_the_pull(

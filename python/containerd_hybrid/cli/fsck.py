@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from containerd_hybrid.cli.arguments import parser
 from containerd_hybrid.cli.session import Session
 from containerd_hybrid.cli.show import size, spelled
 from containerd_hybrid.fsck.api import Problem, Summary
+from containerd_hybrid.registry.api import RegistryOptions
 
 FAILURE = 1
 
@@ -25,13 +27,21 @@ def main(command: str, arguments: Sequence[str], session: Session) -> int:
     options.add_argument(
         "--only", action="append", default=[], metavar="NAMESPACE", help="only this namespace"
     )
+    options.add_argument(
+        "--anonymous", action="store_true", help="send no credentials (default: those of docker login)"
+    )
+    options.add_argument(
+        "--hosts-dir", default="", metavar="FOLDER", help="with REGISTRY/hosts.toml, for the daemon to read"
+    )
     options.add_argument("--json", action="store_true", help="a JSON document a line")
     chosen = options.parse_args(arguments)
 
     async def run() -> int:
         wrong = 0
         async with session.client() as client:
-            async for found in client.daemon.check(repair=chosen.repair, namespaces=chosen.only):
+            async for found in client.daemon.check(
+                repair=chosen.repair, namespaces=chosen.only, registry=_registry(chosen)
+            ):
                 wrong += isinstance(found, Problem) and not found.repaired
                 if chosen.json:
                     print(json.dumps(spelled(asdict(found)), ensure_ascii=False), flush=True)
@@ -40,6 +50,13 @@ def main(command: str, arguments: Sequence[str], session: Session) -> int:
         return FAILURE if wrong else 0
 
     return asyncio.run(run())
+
+
+def _registry(chosen: argparse.Namespace) -> RegistryOptions:
+    from containerd_hybrid.app.credentials import docker_credentials
+
+    wanted = chosen.repair and not chosen.anonymous
+    return RegistryOptions(chosen.hosts_dir, credentials=docker_credentials() if wanted else None)
 
 
 def _problem(problem: Problem) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from containerd_hybrid.adopt.api import Adopted, Outcome
 from containerd_hybrid.client.calls import Calls
+from containerd_hybrid.client.registries import registry_end
 from containerd_hybrid.fsck.api import Problem, Summary
 from containerd_hybrid.proto.hybrid import adopt_pb2, fsck_pb2, system_pb2
+from containerd_hybrid.registry.api import RegistryOptions
 
 _ADOPTION = adopt_pb2.DESCRIPTOR.services_by_name["Adoption"]
 _INTEGRITY = fsck_pb2.DESCRIPTOR.services_by_name["Integrity"]
@@ -151,18 +153,30 @@ class AsyncDaemon:
                 yield Adopted(one.kind, one.namespace, one.name, Outcome(one.outcome), one.size)
 
     async def check(
-        self, *, repair: bool = False, namespaces: Sequence[str] = ()
+        self,
+        *,
+        repair: bool = False,
+        namespaces: Sequence[str] = (),
+        registry: RegistryOptions | None = None,
     ) -> AsyncIterator[Problem | Summary]:
         """Whether metadata, blobs and unpacked layers are what they should be; ``repair`` mends them.
 
         Every problem as it is found, and at the end one summary. It may run while the daemon is in use. No
-        ``namespaces`` means all.
+        ``namespaces`` means all. ``registry`` has the credentials for what a repair fetches; without, it asks
+        as anybody.
 
         Raises:
             NotFoundError: there is no such namespace.
         """
-        request = fsck_pb2.CheckRequest(repair=repair, namespaces=namespaces)
-        async with self._calls.streaming(_INTEGRITY, "Check", request, fsck_pb2.CheckResponse) as answers:
+        async with (
+            registry_end(self._calls, "", registry or RegistryOptions()) as anywhere,
+            self._calls.streaming(
+                _INTEGRITY,
+                "Check",
+                fsck_pb2.CheckRequest(repair=repair, namespaces=namespaces, registry=anywhere.resolver),
+                fsck_pb2.CheckResponse,
+            ) as answers,
+        ):
             async for answer in answers:
                 if answer.HasField("problem"):
                     one = answer.problem

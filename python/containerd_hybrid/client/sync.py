@@ -474,16 +474,24 @@ class Daemon:
             self._wrapped.adopt(folder, namespaces=namespaces, verify=verify, dry_run=dry_run)
         )
 
-    def check(self, *, repair: bool = False, namespaces: Sequence[str] = ()) -> Iterator[Problem | Summary]:
+    def check(
+        self,
+        *,
+        repair: bool = False,
+        namespaces: Sequence[str] = (),
+        registry: RegistryOptions | None = None,
+    ) -> Iterator[Problem | Summary]:
         """Whether metadata, blobs and unpacked layers are what they should be; ``repair`` mends them.
 
         Every problem as it is found, and at the end one summary. It may run while the daemon is in use. No
-        ``namespaces`` means all.
+        ``namespaces`` means all. ``registry`` has the credentials for what a repair fetches; without, it asks
+        as anybody.
 
         Raises:
             NotFoundError: there is no such namespace.
         """
-        return self._portal.iterate(self._wrapped.check(repair=repair, namespaces=namespaces))
+        found = self._wrapped.check(repair=repair, namespaces=namespaces, registry=registry)
+        return self._portal.iterate(found)
 
     def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.

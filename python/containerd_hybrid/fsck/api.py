@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from containerd_hybrid.registry.api import RegistryOptions
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -38,7 +40,11 @@ class Fsck(Protocol):
     """Checks a whole store, while it is in use."""
 
     def check(
-        self, *, repair: bool = False, namespaces: Sequence[str] = ()
+        self,
+        *,
+        repair: bool = False,
+        namespaces: Sequence[str] = (),
+        registry: RegistryOptions | None = None,
     ) -> AsyncIterator[Problem | Summary]:
         """Every problem as it is found, and at the end one summary.
 
@@ -46,7 +52,8 @@ class Fsck(Protocol):
         of the images, which is applied anew beside it and compared: kind, mode, owner, size, time, link,
         extended attributes, bytes. No ``namespaces`` means all.
 
-        With ``repair`` a damaged or missing blob is fetched again from where it came, and a damaged layer
+        With ``repair`` a damaged or missing blob is fetched again from where it came, the way and with the
+        credentials that ``registry`` says (default: as pulls do, without any), and a damaged layer
         is replaced at once by the one applied anew, unless a mount uses it. What cannot be mended is told
         with a remedy; bytes known to be wrong are removed, so that a pull brings the right ones.
         """

@@ -18,6 +18,7 @@ from containerd_hybrid.metadata.api import Database, DigestLocks, NamespaceStore
 from containerd_hybrid.model import Descriptor, Digest, Scope, chain_id
 from containerd_hybrid.model.descriptor import is_index, is_layer, is_manifest
 from containerd_hybrid.model.manifest import Index, Manifest, parse_image_config, parse_manifest_or_index
+from containerd_hybrid.registry.api import RegistryOptions
 from containerd_hybrid.snapshots.api import is_committed
 
 # Deeper than any honest image; a bound for what is made to hurt.
@@ -59,7 +60,11 @@ class StoreChecker:
         self._sources = sources
 
     async def check(
-        self, *, repair: bool = False, namespaces: Sequence[str] = ()
+        self,
+        *,
+        repair: bool = False,
+        namespaces: Sequence[str] = (),
+        registry: RegistryOptions | None = None,
     ) -> AsyncIterator[Problem | Summary]:
         for line in await self._database.check():
             yield Problem("database", "", "meta.db", line, remedy="restore it, or remove it and pull anew")
@@ -69,11 +74,13 @@ class StoreChecker:
             if name not in known:
                 raise NotFoundError(f"namespace {name}: not found")
         for name in namespaces or known:
-            async for problem in self._namespace(Scope(name), tally, repair):
+            async for problem in self._namespace(Scope(name), tally, repair, registry or RegistryOptions()):
                 yield problem
         yield Summary(tally.blobs, tally.bytes, tally.layers, tally.passed_over)
 
-    async def _namespace(self, scope: Scope, tally: _Tally, repair: bool) -> AsyncIterator[Problem]:
+    async def _namespace(
+        self, scope: Scope, tally: _Tally, repair: bool, registry: RegistryOptions
+    ) -> AsyncIterator[Problem]:
         types: dict[Digest, Descriptor] = {}
         users: dict[Digest, list[str]] = defaultdict(list)
         for image in await self._images.list(scope):
@@ -88,7 +95,7 @@ class StoreChecker:
             if problem is not None and repair:
                 tally.sound.pop(info.digest, None)  # its bytes are about to be others
                 blob = types.get(info.digest) or Descriptor("", info.digest, info.size)
-                problem = await self._fetch_again(scope, info, blob, users[info.digest], problem)
+                problem = await self._fetch_again(scope, info, blob, users[info.digest], problem, registry)
             if problem is not None:
                 if not problem.repaired:
                     broken.add(info.digest)
@@ -126,14 +133,20 @@ class StoreChecker:
         return None
 
     async def _fetch_again(
-        self, scope: Scope, info: ContentInfo, blob: Descriptor, images: Sequence[str], problem: Problem
+        self,
+        scope: Scope,
+        info: ContentInfo,
+        blob: Descriptor,
+        images: Sequence[str],
+        problem: Problem,
+        registry: RegistryOptions,
     ) -> Problem:
         async with self._locks.hold(info.digest):
             # Whoever reads it must rather be told than be given wrong bytes.
             with suppress(NotFoundError):
                 await asyncio.to_thread(self._blobs.remove, info.digest)
         try:
-            await self._sources.fetch(scope, blob, images, info.labels)
+            await self._sources.fetch(scope, blob, images, info.labels, registry)
         except HybridError as error:
             return replace(problem, remedy=f"pull its image again; it could not be fetched: {error.message}")
         return replace(problem, repaired=True)

@@ -12,15 +12,19 @@ from containerd_hybrid.transfer.api import BlobFetcher
 
 
 class BlobSources:
-    """Fetches without credentials, from the hosts that ``options`` tell of."""
+    """Fetches as a pull does."""
 
-    def __init__(self, registries: RegistryClient, fetches: BlobFetcher, options: RegistryOptions) -> None:
+    def __init__(self, registries: RegistryClient, fetches: BlobFetcher) -> None:
         self._registries = registries
         self._fetches = fetches
-        self._options = options
 
     async def fetch(
-        self, scope: Scope, blob: Descriptor, images: Iterable[str], labels: Mapping[str, str]
+        self,
+        scope: Scope,
+        blob: Descriptor,
+        images: Iterable[str],
+        labels: Mapping[str, str],
+        options: RegistryOptions,
     ) -> None:
         """Make the namespace have the bytes of a blob that it has lost; ``images`` are the names it is in.
 
@@ -31,7 +35,7 @@ class BlobSources:
         failure: HybridError = NotFoundError("nothing says from which registry it came")
         for reference in _places(images, labels):
             try:
-                await self._fetches.fetch(scope, self._registries.repository(reference, self._options), blob)
+                await self._fetches.fetch(scope, self._registries.repository(reference, options), blob)
             except HybridError as error:
                 failure = error
             else:

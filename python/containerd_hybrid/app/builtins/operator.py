@@ -150,10 +150,10 @@ async def _fsck_service(context: InitContext) -> Served:
     from containerd_hybrid.fsck.checker import StoreChecker
     from containerd_hybrid.fsck.layers import LayerChecker
     from containerd_hybrid.fsck.sources import BlobSources
-    from containerd_hybrid.registry.api import RegistryOptions
     from containerd_hybrid.registry.client import HttpRegistryClient
     from containerd_hybrid.rpc.describe import service_from
     from containerd_hybrid.rpc.services.fsck import IntegrityService
+    from containerd_hybrid.streaming.api import StreamManager
     from containerd_hybrid.transfer.fetch import BlobFetches
 
     metadata = context.get(PluginType.METADATA, Metadata)
@@ -171,9 +171,9 @@ async def _fsck_service(context: InitContext) -> Served:
             context.get(PluginType.SERVICE, Differ, "diff-service").applier,
             metadata.leases,
         ),
-        BlobSources(registries, BlobFetches(metadata.content), RegistryOptions()),
+        BlobSources(registries, BlobFetches(metadata.content)),
     )
-    service = IntegrityService(checker)
+    service = IntegrityService(checker, context.get(PluginType.STREAMING, StreamManager))
     return Served((service_from(service.descriptor, service),))
 
 
@@ -186,7 +186,7 @@ PLUGINS = (
         PluginType.GRPC,
         "hybrid-fsck",
         _fsck_service,
-        (PluginType.METADATA, PluginType.CONTENT, PluginType.SERVICE),
+        (PluginType.METADATA, PluginType.CONTENT, PluginType.SERVICE, PluginType.STREAMING),
     ),
     Plugin(PluginType.GRPC, "hybrid-system", _system_service),
     Plugin(PluginType.IMAGE_VERIFIER, "bindir", _bindir, config=BindirConfig),
