@@ -28,8 +28,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from containerd_hybrid.testing.processes import listening_ports
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
+
 HOST = "127.0.0.1"
-_STARTS_WITHIN = 30.0
 
 
 def need_programs(*names: str) -> None:
@@ -37,12 +39,6 @@ def need_programs(*names: str) -> None:
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class Authority:
@@ -118,13 +114,13 @@ class ThreadedServer:
 
     def __enter__(self) -> Any:
         self._thread.start()
-        assert self._started.wait(_STARTS_WITHIN)
+        assert self._started.wait(GIVE_UP_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._stopping is not None
         self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -249,7 +245,7 @@ class RegistryProcess:
         self, folder: Path, authority: Authority | None, tokens: FakeTokenServer | None = None
     ) -> None:
         folder.mkdir()
-        self.port = free_port()
+        self.port = 0
         self.data = folder / "data"
         self._log = folder / "registry.log"
         lines = [
@@ -259,7 +255,7 @@ class RegistryProcess:
             f"  filesystem: {{ rootdirectory: {self.data} }}",
             "  delete: { enabled: true }",
             "http:",
-            f"  addr: {HOST}:{self.port}",
+            f"  addr: {HOST}:0",
             "  relativeurls: true",
         ]
         if authority is not None:
@@ -291,18 +287,22 @@ class RegistryProcess:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(self._config)], stdout=log, stderr=log
             )
-        give_up = time.monotonic() + _STARTS_WITHIN
-        while time.monotonic() < give_up:
-            with suppress(OSError), socket.create_connection((HOST, self.port), 1):
-                return self
-            assert self._process.poll() is None, self.log
-            time.sleep(0.02)
-        raise AssertionError(f"the registry does not answer:\n{self.log}")
+        try:
+            (self.port,) = until(self._ports, lambda: f"a registry that listens:\n{self.log}")
+        except AssertionError:
+            self.__exit__()
+            raise
+        return self
+
+    def _ports(self) -> set[int]:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        return listening_ports(self._process.pid)
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        self._process.terminate()
-        self._process.wait()
+        self._process.kill()
+        self._process.wait(GIVE_UP_SECONDS)
 
 
 @dataclass
@@ -312,6 +312,7 @@ class Fault:
     ``status`` answers instead of the registry; else its answer is changed: ``cut_after`` bytes the
     connection ends, ``flip`` changes the byte there, ``drop`` leaves out that many bytes of the end
     and says so in the length, ``slow`` waits between pieces, ``stall_after`` sends no more then.
+    ``range`` is for requests of these bytes alone.
     """
 
     path: str
@@ -327,10 +328,16 @@ class Fault:
     stall_after: int | None = None
     strip: tuple[str, ...] = ()
     cut_request_after: int | None = None
+    range: str = ""
     seen: int = 0
 
-    def matches(self, method: str, path: str) -> bool:
-        return self.seen < self.times and method == self.method and re.search(self.path, path) is not None
+    def matches(self, request: web.Request) -> bool:
+        return (
+            self.seen < self.times
+            and request.method == self.method
+            and re.search(self.path, request.path) is not None
+            and self.range in ("", request.headers.get("Range"))
+        )
 
     def changed(self, piece: bytes, sent: int) -> bytes:
         """What goes out instead of a piece of the body."""
@@ -382,7 +389,7 @@ class FaultProxy(ThreadedServer):
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(Seen(request.method, request.path, request.query_string, dict(request.headers)))
-        fault = next((f for f in self.faults if f.matches(request.method, request.path)), None)
+        fault = next((f for f in self.faults if f.matches(request)), None)
         if fault is not None:
             fault.seen += 1
             if fault.status:

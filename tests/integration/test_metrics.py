@@ -21,6 +21,8 @@ from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonError, DaemonProcess
 from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.processes import is_stopped, listening_ports
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 pytestmark = [
     pytest.mark.root,
@@ -33,37 +35,33 @@ MIB = 1 << 20
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        port: int = own.getsockname()[1]
-        return port
+@pytest.fixture
+def patience() -> str:
+    """How long a shim may take to tell its figures."""
+    return "2m"
 
 
 @pytest.fixture
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture
-def daemon(leak_check: LeakCheck, short_folder: Path, port: int) -> Iterator[DaemonProcess]:
+def daemon(leak_check: LeakCheck, short_folder: Path, patience: str) -> Iterator[DaemonProcess]:
     """Configured as version 3 has it, in tables at the top."""
     config = f"""\
 version = 3
 [metrics]
-  address = "127.0.0.1:{port}"
+  address = "127.0.0.1:0"
   grpc_histogram = true
 [debug]
   address = "{short_folder}/debug.sock"
 [timeouts]
-  "io.containerd.timeout.metrics.shimstats" = "500ms"
+  "io.containerd.timeout.metrics.shimstats" = "{patience}"
 """
     with DaemonProcess(short_folder, config=config).serving(leak_check) as process:
         yield process
 
 
-def scrape(port: int) -> Samples:
+def scrape(daemon: DaemonProcess | StockContainerd) -> Samples:
+    (port,) = listening_ports(daemon.pid)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/v1/metrics", timeout=30) as response:
+    with opener.open(f"http://127.0.0.1:{port}/v1/metrics", timeout=GIVE_UP_SECONDS) as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return parsed(response.read().decode())
 
@@ -96,36 +94,35 @@ def shim_of(ctr: Ctr, id: str) -> int:
 # /v1/metrics
 
 
-def test_a_container_is_measured_while_it_runs(ctr: Ctr, port: int) -> None:
+def test_a_container_is_measured_while_it_runs(ctr: Ctr, daemon: DaemonProcess) -> None:
     run_sleeper(ctr, "one")
-    found = of(scrape(port), container_id="one", namespace=ctr.namespace, runtime="io.containerd.runc.v2")
+    found = of(scrape(daemon), container_id="one", namespace=ctr.namespace, runtime="io.containerd.runc.v2")
     limits = {value for name, value in found.items() if name.startswith("container_memory_usage_limit")}
     assert limits == {64 * MIB}
     assert found["container_pids_current"] >= 1
     remove(ctr, "one")
-    assert of(scrape(port), container_id="one") == {}
+    assert of(scrape(daemon), container_id="one") == {}
 
 
 def test_names_and_labels_are_those_of_the_installed_containerd(
-    ctr: Ctr, port: int, short_folder: Path, busybox_tar: Path, token: str
+    ctr: Ctr, daemon: DaemonProcess, short_folder: Path, busybox_tar: Path, token: str
 ) -> None:
     folder = short_folder / "stock"
     folder.mkdir()
-    stock_port = free_port()
-    config = f'[metrics]\n  address = "127.0.0.1:{stock_port}"\n  grpc_histogram = true\n'
+    config = '[metrics]\n  address = "127.0.0.1:0"\n  grpc_histogram = true\n'
     try:
         stock = StockContainerd(folder, config=config)
     except NotFoundError as error:
         pytest.skip(error.message)
     run_sleeper(ctr, "one")
-    ours = scrape(port)
+    ours = scrape(daemon)
     remove(ctr, "one")
     with stock:
         theirs_ctr = Ctr(stock.address, f"{token}-stock")
         theirs_ctr("image", "import", str(busybox_tar))
         try:
             run_sleeper(theirs_ctr, "one")
-            theirs = scrape(stock_port)
+            theirs = scrape(stock)
             remove(theirs_ctr, "one")
         finally:
             clean(theirs_ctr)
@@ -141,56 +138,60 @@ def test_names_and_labels_are_those_of_the_installed_containerd(
     assert shapes(ours, "containerd_build_info") == shapes(theirs, "containerd_build_info")
 
 
-def test_calls_are_counted(ctr: Ctr, port: int) -> None:
+def test_calls_are_counted(ctr: Ctr, daemon: DaemonProcess) -> None:
     labels = {
         "grpc_service": "containerd.services.containers.v1.Containers",
         "grpc_method": "Get",
         "grpc_type": "unary",
     }
-    before = of(scrape(port), **labels, grpc_code="NotFound")["grpc_server_handled_total"]
+    before = of(scrape(daemon), **labels, grpc_code="NotFound")["grpc_server_handled_total"]
     assert ctr.run("container", "info", "nothing").returncode != 0
-    samples = scrape(port)
+    samples = scrape(daemon)
     assert of(samples, **labels, grpc_code="NotFound")["grpc_server_handled_total"] == before + 1
     counts = of(samples, **labels)
     assert counts["grpc_server_handling_seconds_count"] == counts["grpc_server_started_total"] == before + 1
     assert of(samples, **labels, le="+Inf")["grpc_server_handling_seconds_bucket"] == before + 1
 
 
-def test_a_shim_that_hangs_costs_only_its_own_figures(ctr: Ctr, daemon: DaemonProcess, port: int) -> None:
+@pytest.mark.parametrize("patience", ["500ms"])
+def test_a_shim_that_hangs_costs_only_its_own_figures(ctr: Ctr, daemon: DaemonProcess) -> None:
     run_sleeper(ctr, "good")
     run_sleeper(ctr, "hangs")
     shim = shim_of(ctr, "hangs")
+
+    def only_the_good_answers() -> bool:
+        samples = scrape(daemon)
+        assert of(samples, container_id="hangs") == {}
+        return bool(of(samples, container_id="good"))
+
     os.kill(shim, signal.SIGSTOP)
     try:
-        samples = scrape(port)
+        until(lambda: is_stopped(shim))
+        until(only_the_good_answers, "figures of the other, in half a second")
     finally:
         os.kill(shim, signal.SIGCONT)
-    assert of(samples, container_id="good")
-    assert of(samples, container_id="hangs") == {}
     daemon.wait_for_log("collecting metrics for hangs")
-    assert of(scrape(port), container_id="hangs"), "it is there again when it answers again"
+    until(lambda: of(scrape(daemon), container_id="hangs"), "figures of the one that answers again")
     remove(ctr, "good", "hangs")
 
 
-def test_a_restarted_daemon_measures_the_tasks_it_found(ctr: Ctr, daemon: DaemonProcess, port: int) -> None:
+def test_a_restarted_daemon_measures_the_tasks_it_found(ctr: Ctr, daemon: DaemonProcess) -> None:
     run_sleeper(ctr, "one")
-    before = of(scrape(port), container_id="one", runtime="io.containerd.runc.v2")
+    before = of(scrape(daemon), container_id="one", runtime="io.containerd.runc.v2")
     daemon.restart(crash=True)
-    after = of(scrape(port), container_id="one", runtime="io.containerd.runc.v2")
+    after = of(scrape(daemon), container_id="one", runtime="io.containerd.runc.v2")
     assert after.keys() == before.keys() != set()
     remove(ctr, "one")
 
 
-def test_no_prometheus_leaves_containers_out(
-    daemon: DaemonProcess, ctr: Ctr, port: int, short_folder: Path
-) -> None:
+def test_no_prometheus_leaves_containers_out(daemon: DaemonProcess, ctr: Ctr, short_folder: Path) -> None:
     config = (short_folder / "config.toml").read_text()
     daemon.write_config(
         f'{config}[plugins."io.containerd.monitor.task.v1.cgroups"]\n  no_prometheus = true\n'
     )
     daemon.restart()
     run_sleeper(ctr, "one")
-    samples = scrape(port)
+    samples = scrape(daemon)
     assert shapes(samples, "container_") == set()
     assert shapes(samples, "grpc_server_started_total")
     remove(ctr, "one")
@@ -214,7 +215,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(GIVE_UP_SECONDS)
         self.sock.connect(str(self._path))
 
 

@@ -22,6 +22,7 @@ from containerd_hybrid.registry.api import Credential, RegistryOptions
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import ImageArchive, add_file, busybox_archive, tar_of, write_archive
+from containerd_hybrid.testing.waiting import until_async
 from containerd_hybrid.transfer.api import Progress
 
 pytestmark = pytest.mark.root
@@ -152,9 +153,12 @@ async def test_a_daemon_that_is_killed_goes_on_where_it_was(
     async with await containerd_hybrid.connect_async(daemon.address, token) as client:
         pull = asyncio.ensure_future(client.images.pull(name, registry=options(registry)))
         ingests = daemon.root / "io.containerd.content.v1.content" / "ingest"
-        while not any(size_of(file) >= 1 << 20 for file in ingests.glob("*/data")):
+
+        def midway() -> bool:
             assert not pull.done(), pull.exception()
-            await asyncio.sleep(0.02)
+            return any(size_of(file) >= 1 << 20 for file in ingests.glob("*/data"))
+
+        await until_async(midway, "a part of a layer")
         daemon.kill()
         with pytest.raises(containerd_hybrid.HybridError):
             await pull
@@ -183,8 +187,7 @@ async def test_a_client_that_goes_away_ends_its_pull(
     registry.proxy.faults.append(Fault("/blobs/", stall_after=1000, times=99))
     async with await containerd_hybrid.connect_async(daemon.address, token) as client:
         pull = asyncio.ensure_future(client.images.pull(name, registry=options(registry)))
-        while registry.proxy.count("GET", "/blobs/") < 3:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: pull.done() or registry.proxy.count("GET", "/blobs/") >= 3, pull)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull

@@ -27,6 +27,7 @@ from containerd_hybrid.registry.transport import TransportSettings
 from containerd_hybrid.snapshots.api import Kind
 from containerd_hybrid.snapshots.overlayfs import OverlaySnapshotDriver
 from containerd_hybrid.testing.images import ImageArchive, add_file, add_folder, tar_of, write_archive
+from containerd_hybrid.testing.waiting import until_async
 from containerd_hybrid.transfer.api import Progress, RegistryPlace, StoreTarget, UnpackTarget
 from containerd_hybrid.transfer.fetch import BlobFetches, FetchSettings
 from containerd_hybrid.transfer.pull import RegistryPull
@@ -190,9 +191,12 @@ async def test_a_pull_that_is_cancelled_midway_leaves_no_snapshot(
     async with opened(tmp_path, registry) as here:
         registry.proxy.faults.append(Fault(PATH, stall_after=1_000_000))
         pull = asyncio.ensure_future(here.pull())
-        while Kind.ACTIVE not in (await here.snapshots()).values():
-            await asyncio.sleep(0.01)
-            assert not pull.done()
+
+        async def begun() -> bool:
+            assert not pull.done(), pull.exception()
+            return Kind.ACTIVE in (await here.snapshots()).values()
+
+        await until_async(begun, "a layer that is being unpacked")
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull
@@ -203,7 +207,9 @@ async def test_a_pull_that_is_cancelled_midway_leaves_no_snapshot(
 
 async def test_parts_of_a_large_layer_come_side_by_side(registry: RegistryWorld, tmp_path: Path) -> None:
     async with opened(tmp_path, registry, part_bytes=400_000) as here:
-        registry.proxy.faults.append(Fault(PATH, cut_after=300_000, times=2))
+        registry.proxy.faults += [
+            Fault(PATH, range=part, cut_after=300_000) for part in ("bytes=0-399999", "bytes=400000-799999")
+        ]
         await here.pull()
         assert await here.content() == CONTENT
         ranges = [seen.headers.get("Range", "") for seen in registry.proxy.seen if PATH in seen.path]
