@@ -48,6 +48,7 @@ __all__ = [
     "mountinfo",
     "project_id",
     "project_usage",
+    "read_cached",
     "read_recipe",
     "rebuild_blob",
     "remove_tree",
@@ -420,6 +421,13 @@ def keep_memory_low() -> None:
 
     For a daemon, at its start; a library must not do it to its host. Nothing happens where the C library
     is not glibc (mallopt(3)).
+    """
+
+def read_cached(path: _Path, *, size: int, offset: int, length: int) -> bytes | None:
+    """Bytes of a file, if the kernel has all that is needed for it in memory. Never waits, and keeps the GIL.
+
+    None when it has not, when the file has not ``size`` bytes or cannot be opened, when it ends before
+    ``offset + length``, and where the kernel (before 5.12) or the file system cannot tell.
     """
 
 def disk_usage(path: _Path) -> tuple[int, int]:

@@ -234,7 +234,9 @@ class BlobIngest(Protocol):
 
 
 class BlobStore(Protocol):
-    """Blobs and ingests on disk, laid out as containerd lays them out. Methods block: call in a thread.
+    """Blobs and ingests on disk, laid out as containerd lays them out.
+
+    Methods block, all but :meth:`read_cached`: call them in a thread.
 
     NotFoundError for what is not there.
     """
@@ -243,6 +245,13 @@ class BlobStore(Protocol):
 
     def open(self, digest: Digest) -> int:
         """A read-only descriptor; the caller closes it."""
+        ...
+
+    def read_cached(self, digest: Digest, size: int, offset: int, length: int) -> bytes | None:
+        """Some bytes of a blob that has ``size``, if the kernel has them in memory. Never waits.
+
+        None says nothing: read it another way, which tells what is wrong if something is.
+        """
         ...
 
     def remove(self, digest: Digest) -> None: ...

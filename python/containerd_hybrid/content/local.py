@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from containerd_hybrid._native import hash_file
+from containerd_hybrid._native import hash_file, read_cached
 from containerd_hybrid.content.api import BlobStat, IngestStatus
 from containerd_hybrid.content.ingest_folder import IngestRecord, format_time, read_record, write_record
 from containerd_hybrid.content.local_ingest import LocalIngest
@@ -86,6 +86,11 @@ class LocalBlobStore:
             raise NotFoundError(f"content {digest}: not found") from None
         except OSError as error:
             raise error_for_os(error, f"open content {digest}") from error
+
+    def read_cached(self, digest: Digest, size: int, offset: int, length: int) -> bytes | None:
+        """See :meth:`containerd_hybrid.content.api.BlobStore.read_cached`."""
+        path = f"{self._blobs}/{digest.algorithm}/{digest.hex}"
+        return read_cached(path, size=size, offset=offset, length=length)
 
     def remove(self, digest: Digest) -> None:
         """Raises: NotFoundError."""

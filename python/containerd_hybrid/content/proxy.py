@@ -78,6 +78,10 @@ class ProxyBlobStore:
             self._copy(digest)
             return self._local.open(digest)
 
+    def read_cached(self, digest: Digest, size: int, offset: int, length: int) -> bytes | None:
+        """Of the copy here, if there is one."""
+        return self._local.read_cached(digest, size, offset, length)
+
     def _copy(self, digest: Digest) -> None:
         size = self.stat(digest).size
         ingest = self._local.open_ingest(f"copy-{digest}", size, digest)

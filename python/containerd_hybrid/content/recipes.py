@@ -121,6 +121,9 @@ class RecipeBlobStore:
                 raise
             return self._local.open(digest) if fd is None else fd
 
+    def read_cached(self, digest: Digest, size: int, offset: int, length: int) -> bytes | None:
+        return self._local.read_cached(digest, size, offset, length)
+
     def remove(self, digest: Digest) -> None:
         found = self._drop(digest)
         try:

@@ -6,7 +6,7 @@ Stores work through a :class:`Database`: functions over a connection, run off th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -42,6 +42,13 @@ class Database(Protocol):
     """
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
+
+    async def recall(self, key: Hashable, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As :meth:`read`, for what is asked for again and again: kept under ``key`` until the next write.
+
+        What ``work`` gives must be frozen, and nobody may change it.
+        """
+        ...
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Cancelling the caller does not take the write back; it is settled when CancelledError arrives."""

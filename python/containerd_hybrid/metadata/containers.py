@@ -62,7 +62,7 @@ class MetadataContainerStore:
                 )
             return container
 
-        return await self._database.read(work)
+        return await self._database.recall((CONTAINERS, scope.namespace, id), work)
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Container]:
         wanted = listed(filters)

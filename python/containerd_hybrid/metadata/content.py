@@ -50,6 +50,8 @@ from containerd_hybrid.model.labels import validate_labels
 from containerd_hybrid.workers import in_own_thread
 
 _PAGE = 500
+# Bytes that are copied on the event loop, if they are in memory: some microseconds of its time.
+_SMALL = 64 << 10
 
 
 class MetadataContentStore:
@@ -78,8 +80,10 @@ class MetadataContentStore:
     # --- blobs
 
     async def info(self, scope: Scope, digest: Digest) -> ContentInfo:
-        info = await self._database.read(lambda c: rows.select_blob(c, scope.namespace, digest))
-        return _known(info, digest)
+        def work(connection: sqlite3.Connection) -> ContentInfo:
+            return _known(rows.select_blob(connection, scope.namespace, digest), digest)
+
+        return await self._database.recall((CONTENT, scope.namespace, digest), work)
 
     async def update(
         self, scope: Scope, digest: Digest, labels: Mapping[str, str], fieldpaths: Sequence[str] = ()
@@ -148,11 +152,15 @@ class MetadataContentStore:
         """Raises: OutOfRangeError: ``offset`` is behind the end. DataLossError as for open_blob."""
         if offset < 0 or length < 0:
             raise InvalidArgumentError(f"cannot read {length} bytes at {offset}: invalid argument")
+        known = await self.info(scope, digest)
+        if offset <= known.size:
+            length = min(length, known.size - offset)
+            data = self._blobs.read_cached(digest, known.size, offset, length) if length <= _SMALL else None
+            if data is not None:
+                return data
+        await self._make(known)
 
-        if self._recipes is not None and self._recipes.is_recipe(digest):
-            await self._make(await self.info(scope, digest))
-
-        # The bytes in the thread that found the record: another would cost more than what is read.
+        # The record once more, in the thread that reads: it says why the bytes are not there, if so.
         def work(connection: sqlite3.Connection) -> bytes:
             info = _known(rows.select_blob(connection, scope.namespace, digest), digest)
             if offset > info.size:

@@ -23,7 +23,7 @@ import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -40,6 +40,7 @@ from containerd_hybrid.metadata.failures import FOREIGN, damaged, translated
 from containerd_hybrid.metadata.filelock import FileLock
 from containerd_hybrid.metadata.migrate import migrate
 from containerd_hybrid.metadata.readers import Readers
+from containerd_hybrid.metadata.recall import Recall
 
 T = TypeVar("T")
 
@@ -97,6 +98,7 @@ class SqliteDatabase:
         self._uncopied = 0  # transactions that are only in the log; the writer thread's
         self._writer_thread: threading.Thread | None = None
         self._readers: Readers | None = None
+        self._recall = Recall()
         self._lock = FileLock(self.path)
         self._listeners: list[CommitListener] = []
 
@@ -131,6 +133,16 @@ class SqliteDatabase:
                 raise self._not_open()
             reading = cast("Readers", self._readers).submit(work)
         return cast("T", await reading)
+
+    async def recall(self, key: Hashable, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As :meth:`read`, and from memory if nothing was written since it was last asked for."""
+        state = self._recall.state
+        known = self._recall.get(key)
+        if known is not None and self._accepting:
+            return cast("T", known)
+        found = await self.read(work)
+        self._recall.keep(key, found, state)
+        return found
 
     async def write(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` in the writer thread and return its result once it is durable.
@@ -214,6 +226,7 @@ class SqliteDatabase:
         self._writer_connection = connection
         self._writer_thread = threading.Thread(target=self._run_writer, name="metadata-writer", daemon=True)
         self._writer_thread.start()
+        self._recall = Recall()
         self._readers = Readers(self._connect_reader, self._reader_count, self._told)
         self._accepting = True
 
@@ -317,6 +330,7 @@ class SqliteDatabase:
         """Take writes from ``group`` into one transaction, commit it, and settle them."""
         connection = cast("sqlite3.Connection", self._writer_connection)
         done: list[_Write] = []
+        self._recall.begin_write()
         try:
             self._transact(connection, group, done)
         except BaseException as error:
@@ -328,6 +342,8 @@ class SqliteDatabase:
             failure = self._told(error)
             for write in done:
                 write.error = write.error or failure
+        finally:
+            self._recall.end_write()
         by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
         for write in done:
             by_loop.setdefault(write.loop, []).append(write)

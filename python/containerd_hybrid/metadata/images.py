@@ -41,7 +41,8 @@ class MetadataImageStore:
         self._events = events
 
     async def get(self, scope: Scope, name: str) -> Image:
-        return await self._database.read(lambda connection: _read(connection, scope, name))
+        key = (IMAGES, scope.namespace, name)
+        return await self._database.recall(key, lambda connection: _read(connection, scope, name))
 
     async def list(self, scope: Scope, filters: Sequence[str] = ()) -> builtins.list[Image]:
         wanted = listed(filters)

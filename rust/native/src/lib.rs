@@ -6,6 +6,7 @@
 use pyo3::prelude::*;
 
 mod archive;
+mod cached;
 mod descriptor;
 mod encode;
 mod exceptions;
@@ -27,6 +28,8 @@ mod _native {
     use crate::archive::{
         AppliedLayer, CancelToken, DiffedLayer, apply_layer, diff_layers, gzip_backend,
     };
+    #[pymodule_export]
+    use crate::cached::read_cached;
     #[pymodule_export]
     use crate::encode::WirePlan;
     #[pymodule_export]

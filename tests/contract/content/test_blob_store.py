@@ -329,3 +329,14 @@ def test_ten_thousand_blobs_are_walked(tmp_path: Path) -> None:
     store = LocalBlobStore(tmp_path, sync=False)
     wanted = {_put(store, str(i).encode()) for i in range(10_000)}
     assert {blob.digest for blob in store.walk()} == wanted
+
+
+def test_what_is_read_from_memory_is_what_is_asked_for_or_nothing(store: LocalBlobStore) -> None:
+    """Whether the kernel has it in memory is its own affair."""
+    digest = _put(store, b"0123456789")
+    for offset, length in ((0, 10), (3, 4), (10, 0)):
+        read = store.read_cached(digest, 10, offset, length)
+        assert read in (None, b"0123456789"[offset : offset + length])
+    assert store.read_cached(digest, 11, 0, 10) is None
+    assert store.read_cached(digest, 10, 5, 6) is None
+    assert store.read_cached(Digest.of(b"never written"), 13, 0, 13) is None
