@@ -366,6 +366,9 @@ class RecipeBlobStore:
         return str(folder.relative_to(self._base) if folder.is_relative_to(self._base) else folder)
 
     def _load(self) -> None:
+        for path in self._folder.iterdir():
+            if path.is_file():  # where the file system has no files without a name
+                path.unlink()
         for path in self._folder.glob("*/*"):
             if path.suffix in _HALF_MADE:
                 path.unlink()
