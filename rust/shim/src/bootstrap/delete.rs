@@ -150,29 +150,109 @@ fn kill_leftover(pid: i32, id: &str) {
 }
 
 /// The bundle's socket if nobody serves it. A group's may be served still, for others.
+///
+/// A killed shim's connections may close before its listener does: what still accepts then is nobody.
 fn dead_socket(bundle: &Path) -> Option<PathBuf> {
     let address = std::fs::read_to_string(bundle.join(bundle::ADDRESS)).ok()?;
     let path = PathBuf::from(address.trim().strip_prefix("unix://")?);
-    (path.exists() && socket::is_served(&path).is_ok_and(|served| !served)).then_some(path)
+    let dead = || {
+        ShimState::of(bundle) == ShimState::Dying
+            || socket::is_served(&path).is_ok_and(|served| !served)
+    };
+    (path.exists() && dead()).then_some(path)
 }
 
 /// Waits until a dying shim is gone. Its socket closes early in its death, the runtime programs it
 /// was running are killed late in it; before that they could go on making what is cleaned up here.
 fn await_death(bundle: &Path, limit: Duration) {
-    let Ok(pid) = bundle::read_pid(&bundle.join(bundle::SHIM_PID)) else {
-        return;
-    };
     let deadline = Instant::now() + limit;
-    let lives = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat
-            .rsplit(") ")
-            .next()
-            .and_then(|rest| rest.chars().next());
-        // The number may be another program's by now. A zombie has told its children.
-        stat.contains("(containerd-shim") && !matches!(state, Some('Z' | 'X'))
-    };
-    while lives() && Instant::now() < deadline {
+    while ShimState::of(bundle) != ShimState::Gone && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What the kernel tells of the shim whose number is in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShimState {
+    Lives,
+    Dying,
+    /// A zombie too, which has told its children; and where the number is another program's by now.
+    Gone,
+}
+
+impl ShimState {
+    fn of(bundle: &Path) -> Self {
+        match bundle::read_pid(&bundle.join(bundle::SHIM_PID)) {
+            Ok(pid) => Self::told_by(
+                &std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default(),
+            ),
+            Err(_) => Self::Gone,
+        }
+    }
+
+    /// From a line of `/proc/PID/stat`, see proc(5).
+    fn told_by(stat: &str) -> Self {
+        /// The kernel's flag of a task that ends; it is set before the first descriptor is closed.
+        const PF_EXITING: u64 = 0x4;
+        let Some((name, rest)) = stat.rsplit_once(") ") else {
+            return Self::Gone;
+        };
+        let mut fields = rest.split(' ');
+        if !name.contains("(containerd-shim") || matches!(fields.next(), Some("Z" | "X")) {
+            return Self::Gone;
+        }
+        // After the state: parent, group, session, terminal, its foreground group, flags.
+        match fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()) {
+            Some(flags) if flags & PF_EXITING != 0 => Self::Dying,
+            _ => Self::Lives,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ShimState;
+
+    #[test]
+    fn a_shim_that_is_being_killed_is_told_from_one_that_lives() {
+        let line = |name: &str, state: &str, flags: u64| {
+            format!("7 ({name}) {state} 1 7 7 0 -1 {flags} 120 0 0 0\n")
+        };
+        let shim = "containerd-shim";
+        assert_eq!(
+            ShimState::told_by(&line(shim, "S", 0x400100)),
+            ShimState::Lives
+        );
+        assert_eq!(
+            ShimState::told_by(&line(shim, "R", 0x400104)),
+            ShimState::Dying
+        );
+        assert_eq!(
+            ShimState::told_by(&line(shim, "Z", 0x40010c)),
+            ShimState::Gone
+        );
+        assert_eq!(
+            ShimState::told_by(&line("a) S (b", "S", 0)),
+            ShimState::Gone
+        );
+        assert_eq!(ShimState::told_by(""), ShimState::Gone);
+    }
+
+    #[test]
+    fn flags_are_where_the_kernel_writes_them() {
+        // A zombie's: it has ended, nobody has waited for it, and its line has the flag.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        let ended = |stat: &str| stat.contains(") Z ");
+        let mut stat = std::fs::read_to_string(&path).unwrap();
+        while !ended(&stat) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            stat = std::fs::read_to_string(&path).unwrap();
+        }
+        child.wait().unwrap();
+        let as_shim = stat
+            .replace("(true)", "(containerd-shim)")
+            .replace(") Z ", ") S ");
+        assert_eq!(ShimState::told_by(&as_shim), ShimState::Dying);
     }
 }
