@@ -176,6 +176,19 @@ impl Shim {
         }
     }
 
+    /// Notes which FIFOs their client has opened by now. One that detaches is gone as soon as its start
+    /// is answered, and would be expected without need when the process is deleted.
+    pub fn meet_client(&mut self, owner: ProcessId) {
+        let Some(p) = self.processes.get(&owner) else {
+            return;
+        };
+        for id in &p.streams.outputs {
+            if let Some(running) = self.pumps.get_mut(id) {
+                running.pump.is_awaited();
+            }
+        }
+    }
+
     /// Whether all that the process wrote has been passed on; copies what there is. `finally`: what is
     /// in the pipes will be gone, so a client that has not opened its side yet is waited for.
     ///

@@ -127,6 +127,7 @@ impl Shim {
                 names::TASK_START,
                 &TaskStart { container_id, pid },
             );
+            self.meet_client(id);
             self.answer(reply, &StartResponse { pid });
         } else {
             self.refuse(
@@ -256,6 +257,7 @@ impl Shim {
                 pid: p.wire_pid(),
             };
             self.publish(names::EXEC_STARTED, names::TASK_EXEC_STARTED, &event);
+            self.meet_client(id);
             self.answer(reply, &StartResponse { pid: event.pid });
         }
         self.mark_starting(id, false);

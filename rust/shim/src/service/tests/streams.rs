@@ -155,6 +155,21 @@ fn a_client_that_opens_late_finds_the_end_before_any_deletion() {
 }
 
 #[test]
+fn a_client_that_was_there_at_the_start_holds_up_nothing_when_it_has_gone() {
+    let mut bench = Bench::new();
+    bench.shim.opening_limit = Duration::from_secs(3600);
+    let request = with_fifos(&bench, "box", false);
+    let clients = [reader(&request.stdout), reader(&request.stderr)];
+    let pid = bench.run(&request);
+    drop(clients);
+    rustix::io::write(stdout_of(&bench, pid), b"last words").unwrap();
+    bench.exits(pid, 0);
+    bench
+        .call::<api::DeleteResponse>("Delete", &delete("box", ""))
+        .unwrap();
+}
+
+#[test]
 fn a_client_that_never_opens_holds_up_nothing_when_its_time_is_over() {
     let mut bench = Bench::new();
     bench.shim.opening_limit = Duration::ZERO;
