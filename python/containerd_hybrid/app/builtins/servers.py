@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from containerd_hybrid.app.api import InitContext, Plugin, PluginType, Served, Server, SkipPlugin
 from containerd_hybrid.app.builtins.threads import in_thread
 from containerd_hybrid.app.config.model import DEFAULT_ADDRESS, MAX_MESSAGE_SIZE
-from containerd_hybrid.errors import InvalidConfigError, error_for_os
+from containerd_hybrid.errors import InvalidArgumentError, InvalidConfigError, error_for_os
 from containerd_hybrid.model import Platform
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from containerd_hybrid.rpc.interceptors import CallMetrics
     from containerd_hybrid.tracing.api import Tracer
 
+
+LENT = "lent-"
+"""What the namespaces of snapshotters begin with that other containerds use."""
 
 NATIVE = "native"
 GRPCIO = "grpcio"
@@ -98,6 +101,19 @@ class DebugConfig:
     address: str = ""
     uid: int = os.geteuid()
     gid: int = os.getegid()
+
+
+@dataclass(frozen=True, slots=True)
+class LentConfig:
+    """``[plugins."io.containerd.server.v1.snapshots"]``: a socket for other containerds' proxy plug-ins.
+
+    ``snapshotters`` are ours by the names that they have over there; no address is no such socket.
+    """
+
+    address: str = ""
+    uid: int = os.geteuid()
+    gid: int = os.getegid()
+    snapshotters: dict[str, str] = field(default_factory=lambda: {"hybrid": "overlayfs"})
 
 
 def _metrics(context: InitContext) -> CallMetrics:
@@ -185,6 +201,47 @@ def _serving(
         from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
 
         adaptor = GrpcAdaptor(services, endpoint, **sizes)
+    context.on_close(adaptor.close)
+    return adaptor
+
+
+def _lent(context: InitContext) -> Server:
+    from containerd_hybrid.app.builtins.storage import Metadata
+    from containerd_hybrid.metadata.api import Collector
+    from containerd_hybrid.model.identifiers import validate_identifier
+    from containerd_hybrid.rpc.describe import service_from
+    from containerd_hybrid.rpc.endpoints import UnixEndpoint
+    from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
+    from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
+    from containerd_hybrid.rpc.interceptors.namespace import GivenNamespace
+    from containerd_hybrid.rpc.services.snapshots import SnapshotsService
+    from containerd_hybrid.rpc.sockets import SocketOwner
+    from containerd_hybrid.snapshots.lent import LentSnapshotter
+
+    config: LentConfig = context.config
+    if not config.address:
+        raise SkipPlugin("no address is configured")
+    ours = context.get(PluginType.METADATA, Metadata).snapshotters
+    lent = {}
+    for name, own in config.snapshotters.items():
+        if own not in ours:
+            raise InvalidConfigError(
+                f"snapshotters.{name}: there is no snapshotter {own!r} here: use one of "
+                f"{', '.join(sorted(ours))}"
+            )
+        namespace = f"{LENT}{name}"
+        try:
+            validate_identifier(namespace)
+        except InvalidArgumentError as error:
+            raise InvalidConfigError(f"snapshotters.{name}: {error.message}") from error
+        lent[name] = LentSnapshotter(ours[own], namespace)
+    collector = context.get(PluginType.GC, Collector)
+    service = service_from(SnapshotsService.descriptor, SnapshotsService(lent, collector))
+    # With counts of its own, as ttrpc has them.
+    chain = standard_interceptors(CallMetrics(), event_log(context), tracer(context))
+    services = wrap_services([service], [*chain, GivenNamespace(LENT.rstrip("-"))])
+    endpoint = UnixEndpoint(config.address, SocketOwner(config.uid, config.gid))
+    adaptor = FrontAdaptor(services, endpoint, max_receive=MAX_MESSAGE_SIZE, max_send=MAX_MESSAGE_SIZE)
     context.on_close(adaptor.close)
     return adaptor
 
@@ -283,6 +340,13 @@ PLUGINS = (
     Plugin(PluginType.SERVER, "ttrpc", _ttrpc, (PluginType.TTRPC, *_SERVED), config=TtrpcConfig),
     Plugin(PluginType.SERVER, "grpc", _grpc, _SERVED, config=GrpcConfig),
     Plugin(PluginType.SERVER, "grpc-tcp", _grpc_tcp, _SERVED, config=TcpConfig),
+    Plugin(
+        PluginType.SERVER,
+        "snapshots",
+        _lent,
+        (PluginType.METADATA, PluginType.GC, *_SERVED),
+        config=LentConfig,
+    ),
     Plugin(
         PluginType.SERVER,
         "metrics",

@@ -24,3 +24,13 @@ def _with_namespace(call: CallContext) -> CallContext:
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"namespace validation: {error.message}: invalid argument") from None
     return call.within(name, call.lease)
+
+
+class GivenNamespace:
+    """Fills ``call.namespace`` with one and the same, for callers whose namespaces are not ours."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def wrap(self, service: str, method: Method) -> Method:
+        return with_context(method, lambda call: call.within(self._name, None))
