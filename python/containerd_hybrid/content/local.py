@@ -66,6 +66,10 @@ class LocalBlobStore:
         """Where a blob is, or would be."""
         return self._blobs / digest.algorithm / digest.hex
 
+    def _name(self, digest: Digest) -> str:
+        """As :meth:`path`, for what is done often."""
+        return f"{self._blobs}/{digest.algorithm}/{digest.hex}"
+
     def stat(self, digest: Digest) -> BlobStat:
         """Raises: NotFoundError."""
         try:
@@ -89,13 +93,13 @@ class LocalBlobStore:
 
     def read_cached(self, digest: Digest, size: int, offset: int, length: int) -> bytes | None:
         """See :meth:`containerd_hybrid.content.api.BlobStore.read_cached`."""
-        path = f"{self._blobs}/{digest.algorithm}/{digest.hex}"
-        return read_cached(path, size=size, offset=offset, length=length)
+        return read_cached(self._name(digest), size=size, offset=offset, length=length)
 
     def remove(self, digest: Digest) -> None:
         """Raises: NotFoundError."""
         try:
-            self.path(digest).unlink()
+            # The collector does this thousands of times, and to make a Path takes half as long again.
+            os.unlink(self._name(digest))  # noqa: PTH108
         except FileNotFoundError:
             raise NotFoundError(f"content {digest}: not found") from None
         except OSError as error:

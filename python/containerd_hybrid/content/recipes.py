@@ -125,7 +125,7 @@ class RecipeBlobStore:
         return self._local.read_cached(digest, size, offset, length)
 
     def remove(self, digest: Digest) -> None:
-        found = self._drop(digest)
+        found = digest in self._recipes and self._drop(digest)
         try:
             self._local.remove(digest)
         except NotFoundError:

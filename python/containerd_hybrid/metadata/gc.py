@@ -78,15 +78,17 @@ collectible (namespace, type, key) AS (
 SELECT namespace, type, key FROM collectible EXCEPT SELECT namespace, type, key FROM marked
 """  # noqa: S608 - constants
 
+# One statement for all rows of a table: its triggers begin once, and that is three quarters of the time.
+_NAMED = "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
 _DELETES = (
-    ("DELETE FROM leases WHERE namespace = ? AND id = ?", LEASES),
-    ("DELETE FROM images WHERE namespace = ? AND name = ?", IMAGES),
-    ("DELETE FROM content WHERE namespace = ? AND digest = ?", CONTENT),
-    ("DELETE FROM mounts WHERE namespace = ? AND name = ?", MOUNTS),
+    (f"DELETE FROM leases WHERE (namespace, id) IN {_NAMED}", LEASES),  # noqa: S608 - constants
+    (f"DELETE FROM images WHERE (namespace, name) IN {_NAMED}", IMAGES),  # noqa: S608
+    (f"DELETE FROM content WHERE (namespace, digest) IN {_NAMED}", CONTENT),  # noqa: S608
+    (f"DELETE FROM mounts WHERE (namespace, name) IN {_NAMED}", MOUNTS),  # noqa: S608
 )
 _SNAPSHOTS = "snapshots/"
 # Blobs whose locks are held at once, so that handing work to threads does not cost more than the work.
-_REMOVED_TOGETHER = 64
+_REMOVED_TOGETHER = 256
 
 
 @dataclass(slots=True)
@@ -147,7 +149,9 @@ class MetadataCollector:
     def _sweep(self, tx: Transaction) -> Sequence[CollectedNode]:
         garbage, connection = _find(tx.connection), tx.connection
         for statement, table in _DELETES:
-            connection.executemany(statement, [(n.namespace, n.key) for n in garbage if n.type == table])
+            named = [(node.namespace, node.key) for node in garbage if node.type == table]
+            if named:
+                connection.execute(statement, (json.dumps(named),))
         ingests = {
             key for node in garbage if node.type == INGESTS for key in _delete_ingest(connection, node)
         }
@@ -227,9 +231,7 @@ class MetadataCollector:
             )
             return {row[0] for row in rows}
 
-        async with contextlib.AsyncExitStack() as held:
-            for digest in digests:
-                await held.enter_async_context(self._locks.hold(digest))
+        async with self._locks.hold_all(digests):
             alive = await self._database.read(used)
             garbage = [digest for digest in digests if str(digest) not in alive]
             failures = await settled(lambda: self._remove_bytes(garbage))

@@ -14,7 +14,7 @@ Nobody waits for a whole collection: only for the removal of the very same blob.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from containerd_hybrid.model import Digest
@@ -30,13 +30,40 @@ class BlobLocks:
     @asynccontextmanager
     async def hold(self, digest: Digest) -> AsyncIterator[None]:
         """Hold the digest's lock for the block."""
+        await self._take(digest)
+        try:
+            yield
+        finally:
+            self._give_back(digest)
+
+    @asynccontextmanager
+    async def hold_all(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+        """Hold the locks of many, none of them named twice. Who holds a lock must not ask for this."""
+        held = []
+        try:
+            for digest in digests:
+                await self._take(digest)
+                held.append(digest)
+            yield
+        finally:
+            for digest in held:
+                self._give_back(digest)
+
+    async def _take(self, digest: Digest) -> None:
         lock, users = self._locks.get(digest, (None, 0))
         lock = lock or asyncio.Lock()
         self._locks[digest] = lock, users + 1
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(digest)
-            if users > 1:
-                self._locks[digest] = lock, users - 1
+            await lock.acquire()
+        except BaseException:
+            self._leave(digest)
+            raise
+
+    def _give_back(self, digest: Digest) -> None:
+        self._locks[digest][0].release()
+        self._leave(digest)
+
+    def _leave(self, digest: Digest) -> None:
+        lock, users = self._locks.pop(digest)
+        if users > 1:
+            self._locks[digest] = lock, users - 1

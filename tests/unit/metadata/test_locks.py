@@ -50,3 +50,23 @@ async def test_nothing_is_kept_also_after_errors_and_cancelled_waits() -> None:
     with pytest.raises(RuntimeError, match="inside"):
         await fail()
     assert locks._locks == {}
+
+
+async def test_many_are_held_at_once_and_given_back_also_when_one_has_to_be_waited_for() -> None:
+    locks = BlobLocks()
+
+    async def all_of_them() -> None:
+        async with locks.hold_all((ONE, TWO)):
+            raise AssertionError("it was cancelled")
+
+    async with locks.hold(TWO):
+        waiting = asyncio.create_task(all_of_them())
+        await asyncio.sleep(0)
+        assert locks._locks[ONE][0].locked()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        assert list(locks._locks) == [TWO]
+    async with locks.hold_all((ONE, TWO)):
+        assert all(lock.locked() for lock, _ in locks._locks.values())
+    assert locks._locks == {}
