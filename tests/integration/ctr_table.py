@@ -389,8 +389,8 @@ REGISTRY = (
     Row("content fetch-object --plain-http {registry}/lib/none:1"),
     Row("content fetch-blob --plain-http {registry}/lib/busybox:1 {config}", only=2),
     Row("content fetch-blob --plain-http {registry}/lib/busybox:1 sha256:" + "0" * 64, only=2),
-    Row("content push-object --plain-http {registry}/lib/blobs:1 {config} application/octet-stream"),
-    Row("content push-object --plain-http {registry}/lib/blobs:1 sha256:" + "0" * 64 + " a/b"),
+    Row("content push-object --plain-http {registry}/lib/{ns}:1 {config} application/octet-stream"),
+    Row("content push-object --plain-http {registry}/lib/{ns}:1 sha256:" + "0" * 64 + " a/b"),
     Row("images rm --sync {all_images}", lines),
     Row("images ls"),
 )
