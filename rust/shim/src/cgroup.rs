@@ -288,7 +288,7 @@ mod tests {
         let reaper = std::thread::spawn(move || unsafe {
             libc::waitpid(pid, std::ptr::null_mut(), 0);
         });
-        remove_leftover(&path, "box", Duration::from_secs(10));
+        remove_leftover(&path, "box", Duration::from_secs(120));
         reaper.join().unwrap();
         assert!(!parent.join("box").exists());
         std::fs::remove_dir(parent).unwrap();

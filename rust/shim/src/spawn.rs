@@ -155,6 +155,8 @@ impl Spawn {
         let report = rustix::io::fcntl_dupfd_cloexec(&report_write, LIFTED)?;
         drop(report_write);
         let parent = std::process::id() as libc::pid_t;
+        #[cfg(test)]
+        let _only = forks::one();
 
         // SAFETY: between fork and exec the child calls only async-signal-safe functions on data
         // prepared before the fork, allocates nothing and ends in exec or _exit.
@@ -290,6 +292,25 @@ pub fn exit_code(status: i32) -> u32 {
         128 + libc::WTERMSIG(status) as u32
     } else {
         libc::WEXITSTATUS(status) as u32
+    }
+}
+
+/// Tests are threads of one process: until a child has its program, it has copies of whatever the others
+/// have open, and no pipe of theirs ends.
+#[cfg(test)]
+pub mod forks {
+    use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+    static FORKS: RwLock<()> = RwLock::new(());
+
+    /// To be held while a child is made.
+    pub fn one() -> RwLockWriteGuard<'static, ()> {
+        FORKS.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a test that makes no child, and to which it matters when a descriptor is closed.
+    pub fn none() -> RwLockReadGuard<'static, ()> {
+        FORKS.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

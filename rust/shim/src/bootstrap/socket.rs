@@ -97,6 +97,7 @@ mod tests {
 
     #[test]
     fn live_is_taken_and_dead_is_replaced() {
+        let _no_forks = crate::spawn::forks::none();
         let dir = std::env::temp_dir().join(format!("shim-socket-{}", std::process::id()));
         let path = dir.join("sock");
         let Made::New(first) = make(&path).unwrap() else {
@@ -115,6 +116,7 @@ mod tests {
 
     #[test]
     fn many_callers_get_one_shim() {
+        let _no_forks = crate::spawn::forks::none();
         let dir = std::env::temp_dir().join(format!("shim-socket-many-{}", std::process::id()));
         let path = dir.join("sock");
         std::fs::create_dir_all(&dir).unwrap();

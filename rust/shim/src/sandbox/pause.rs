@@ -79,6 +79,8 @@ pub fn start(
         arguments: own_arguments(),
         report: write.as_raw_fd(),
     };
+    #[cfg(test)]
+    let _only = crate::spawn::forks::one();
     // SAFETY: the child runs the plan, which was made before, and nothing else.
     let pid = unsafe { runtime::sys::clone3(plan.flags, None) }
         .map_err(|errno| io::Error::from_raw_os_error(errno.0))?;

@@ -128,6 +128,7 @@ mod tests {
 
     #[test]
     fn input_ends_only_after_close_and_the_last_byte() {
+        let _no_forks = crate::spawn::forks::none();
         let path = make("in");
         let mut fifo = StdinFifo::open(path.to_str().unwrap()).unwrap();
         let reader = fifo.take_reader().unwrap();
@@ -151,6 +152,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_noticed_and_content_survives_the_question() {
+        let _no_forks = crate::spawn::forks::none();
         let path = make("out");
         let mut fifo = OutputFifo::open(&path).unwrap().unwrap();
         rustix::io::write(fifo.writer(), b"kept").unwrap();

@@ -369,6 +369,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_is_gone_ends_the_pump() {
+        let _no_forks = crate::spawn::forks::none();
         let (process_read, process_write) = nonblocking_pipe();
         let (client_read, client_write) = nonblocking_pipe();
         let mut pump = Pump::new(

@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::RwLockReadGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ use crate::proto::containerd::task::v3 as api;
 use crate::proto::ttrpc::{Request, Response};
 use crate::runtime::fake::Fake;
 use crate::shim::Shim;
+use crate::spawn::forks;
 use crate::ttrpc::frame::{self, Decoded, Decoder, Frame};
 use crate::ttrpc::server::{Incoming, Server};
 
@@ -44,6 +46,8 @@ pub struct Bench {
     /// What came on streams.
     data: Vec<Frame>,
     daemon: Daemon,
+    /// Dropped last.
+    no_forks: Option<RwLockReadGuard<'static, ()>>,
 }
 
 /// What receives the events.
@@ -151,7 +155,16 @@ impl Bench {
             answers: Vec::new(),
             data: Vec::new(),
             daemon,
+            no_forks: None,
         }
+    }
+
+    /// For tests to which it matters when a descriptor is closed.
+    pub fn without_forks() -> Self {
+        let guard = forks::none();
+        let mut bench = Self::new();
+        bench.no_forks = Some(guard);
+        bench
     }
 
     pub fn daemon(&mut self) -> &mut Daemon {

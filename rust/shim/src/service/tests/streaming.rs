@@ -102,7 +102,7 @@ impl Bench {
 
 #[test]
 fn all_three_streams_are_copied_to_their_ends() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let ids = ["box-stdin", "box-stdout", "box-stderr"];
     let [stdin, stdout, stderr] = ids.map(|id| bench.open_stream(id));
     let request = bench.with_streams();
@@ -152,7 +152,7 @@ fn all_three_streams_are_copied_to_their_ends() {
 
 #[test]
 fn much_input_is_asked_for_piece_by_piece() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let stdin = bench.open_stream("box-stdin");
     let mut request = bench.with_streams();
     (request.stdout, request.stderr) = (String::new(), String::new());
@@ -183,7 +183,7 @@ fn much_input_is_asked_for_piece_by_piece() {
 
 #[test]
 fn a_client_that_comes_back_goes_on_with_its_streams() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     for id in ["box-stdin", "box-stdout", "box-stderr"] {
         bench.open_stream(id);
     }
@@ -222,7 +222,7 @@ fn a_client_that_comes_back_goes_on_with_its_streams() {
 
 #[test]
 fn a_terminal_goes_over_streams() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let stdin = bench.open_stream("box-stdin");
     let stdout = bench.open_stream("box-stdout");
     let mut request = bench.with_streams();
@@ -245,7 +245,7 @@ fn a_terminal_goes_over_streams() {
 
 #[test]
 fn an_exec_has_streams_of_its_own() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     bench.running("box");
     let stdout = bench.open_stream("one");
     let mut request = exec_request("box", "e");
@@ -269,7 +269,7 @@ fn an_exec_has_streams_of_its_own() {
 
 #[test]
 fn what_is_wrong_with_a_stream_is_said() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let refused = bench
         .call::<()>("Create", &bench.with_streams())
         .unwrap_err();
@@ -313,7 +313,7 @@ fn what_is_wrong_with_a_stream_is_said() {
 
 #[test]
 fn a_container_that_fails_ends_its_streams() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let ids = ["box-stdin", "box-stdout", "box-stderr"];
     let streams = ids.map(|id| bench.open_stream(id));
     bench.fake.fail("create", "no");

@@ -54,7 +54,7 @@ fn stdout_of(bench: &Bench, pid: i32) -> OwnedFd {
 
 #[test]
 fn a_slow_client_gets_everything_before_the_exit_is_told() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", false);
     let mut client = reader(&request.stdout);
     let pid = bench.run(&request);
@@ -85,7 +85,7 @@ fn a_slow_client_gets_everything_before_the_exit_is_told() {
 
 #[test]
 fn nobody_reading_does_not_hold_up_the_exit() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", false);
     let pid = bench.run(&request);
     let stdout = stdout_of(&bench, pid);
@@ -108,7 +108,7 @@ fn nobody_reading_does_not_hold_up_the_exit() {
 #[test]
 fn a_client_that_opens_late_gets_everything_and_the_end() {
     for much in [false, true] {
-        let mut bench = Bench::new();
+        let mut bench = Bench::without_forks();
         bench.shim.opening_limit = Duration::from_secs(3600);
         let request = with_fifos(&bench, "box", false);
         let pid = bench.run(&request);
@@ -143,7 +143,7 @@ fn a_client_that_opens_late_gets_everything_and_the_end() {
 
 #[test]
 fn a_client_that_opens_late_finds_the_end_before_any_deletion() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     bench.shim.opening_limit = Duration::from_secs(3600);
     let request = with_fifos(&bench, "box", false);
     let pid = bench.run(&request);
@@ -171,7 +171,7 @@ fn a_client_that_was_there_at_the_start_holds_up_nothing_when_it_has_gone() {
 
 #[test]
 fn a_client_that_never_opens_holds_up_nothing_when_its_time_is_over() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     bench.shim.opening_limit = Duration::ZERO;
     let request = with_fifos(&bench, "box", false);
     let pid = bench.run(&request);
@@ -185,7 +185,7 @@ fn a_client_that_never_opens_holds_up_nothing_when_its_time_is_over() {
 
 #[test]
 fn a_grandchild_with_the_pipe_does_not_hold_up_the_exit_nor_lose_output() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", false);
     let mut client = reader(&request.stdout);
     let _stderr = reader(&request.stderr);
@@ -211,7 +211,7 @@ fn a_grandchild_with_the_pipe_does_not_hold_up_the_exit_nor_lose_output() {
 
 #[test]
 fn input_ends_with_close_io_after_the_last_byte() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", false);
     let pid = bench.run(&request);
     let stdin = bench
@@ -250,7 +250,7 @@ fn input_ends_with_close_io_after_the_last_byte() {
 
 #[test]
 fn input_nobody_reads_is_refused_to_the_client() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", false);
     let pid = bench.run(&request);
     drop(
@@ -274,7 +274,7 @@ fn input_nobody_reads_is_refused_to_the_client() {
 
 #[test]
 fn a_terminal_copies_resizes_and_ends() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let request = with_fifos(&bench, "box", true);
     let mut client = reader(&request.stdout);
     let pid = bench.run(&request);
@@ -319,7 +319,7 @@ fn a_terminal_copies_resizes_and_ends() {
 
 #[test]
 fn a_log_file_is_made_with_its_folder_and_appended_to() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let mut request = bench.create_request("box");
     let path = bench.dir.join("logs/deep/box.log");
     request.stdout = format!("file://{}", path.display());
@@ -346,7 +346,7 @@ fn a_log_file_is_made_with_its_folder_and_appended_to() {
 
 #[test]
 fn streams_that_cannot_be_opened_are_named() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let mut request = bench.create_request("box");
     for (stdout, words) in [
         ("/no/such/fifo", "/no/such/fifo"),
@@ -361,7 +361,7 @@ fn streams_that_cannot_be_opened_are_named() {
 
 #[test]
 fn many_streams_share_the_loop() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::without_forks();
     let mut all = Vec::new();
     for i in 0..8 {
         let request = with_fifos(&bench, &format!("box{i}"), false);
