@@ -65,13 +65,19 @@ impl OutputFifo {
             Ok(_) | Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
+        // The kernel refuses a writer without a reader; one whose `open` still waits is a reader.
+        let first = open(path, OFlags::WRONLY | NONBLOCK, Mode::empty());
+        let opened = first.is_ok();
         let reader = open(path, OFlags::RDONLY | NONBLOCK, Mode::empty())?;
-        let writer = open(path, OFlags::WRONLY | NONBLOCK, Mode::empty())?;
+        let writer = match first {
+            Ok(writer) => writer,
+            Err(_) => open(path, OFlags::WRONLY | NONBLOCK, Mode::empty())?,
+        };
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, super::PIPE_SIZE);
         Ok(Some(Self {
             writer,
             reader: Some(reader),
-            opened: false,
+            opened,
         }))
     }
 
@@ -79,8 +85,8 @@ impl OutputFifo {
         &self.writer
     }
 
-    /// Whether somebody else has, or had, the FIFO open for reading, as far as can be told: it is open
-    /// now, or there is less in it than the `written` bytes.
+    /// Whether somebody else has, or had, the FIFO open for reading, as far as can be told: when it was
+    /// opened here, or now, or there is less in it than the `written` bytes.
     ///
     /// Once both ends kept here are closed, its content is gone, and an `open` that comes later waits
     /// for ever.
@@ -166,6 +172,29 @@ mod tests {
         drop(client);
         assert!(!fifo.has_foreign_reader());
         rustix::io::write(fifo.writer(), b"no broken pipe").unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_waits_already_has_opened() {
+        let path = make("waits");
+        let file = path.clone();
+        let client = std::thread::spawn(move || {
+            let client = open(&file, OFlags::RDONLY, Mode::empty()).unwrap();
+            rustix::io::read(&client, &mut [0; 8]).unwrap()
+        });
+        // Until its reader waits: that is when a writer is let in.
+        let waits = || open(&path, OFlags::WRONLY | NONBLOCK, Mode::empty());
+        let mut fifo = loop {
+            if let Ok(_writer) = waits() {
+                break OutputFifo::open(&path).unwrap().unwrap();
+            }
+            std::thread::yield_now();
+        };
+        assert!(fifo.opened && fifo.was_opened(0));
+        rustix::io::write(fifo.writer(), b"x").unwrap();
+        drop(fifo);
+        assert_eq!(client.join().unwrap(), 1);
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
