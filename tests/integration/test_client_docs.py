@@ -27,7 +27,7 @@ import sys
 import containerd_hybrid as c
 address, namespace, root, state, example = sys.argv[1:]
 for function in (c.connect, c.connect_async):
-    function.__defaults__ = (address, namespace)
+    function.__defaults__ = (address, namespace, None)
 for function in (c.open, c.open_async):
     function.__defaults__ = (root, state, namespace, None)
 exec(compile(open(example).read(), example, "exec"), {"__name__": "__main__"})
