@@ -110,8 +110,12 @@ class World:
         assert not gone & self.listed()
         if self.ctr("image", "ls", "-q"):
             assert "complete" in self.ctr("image", "check"), self.ctr("image", "check")
-        tasks = self.tasks()
-        assert set(tasks) == self.bundles()
+        give_up = time.monotonic() + 120
+        while (
+            set(tasks := self.tasks()) != self.bundles()
+        ):  # a shim that was about to leave may do so meanwhile
+            assert time.monotonic() < give_up, f"{tasks} and {self.bundles()}"
+            time.sleep(0.05)
         assert set(tasks.values()) <= {"CREATED", "RUNNING", "STOPPED"}
         assert set(tasks) <= set(self.ctr("container", "ls", "-q").split())
 
@@ -169,12 +173,9 @@ def test_killed_while_an_image_is_imported(world: World) -> None:
         world.kill_during(*again, after=moment)
         world.assert_whole()
         world.ctr(*again)
-        assert world.ctr(
-            "run", "--rm", IMAGE, "c", "sh", "-c", "ls small | wc -l; wc -c < large"
-        ).split() == [
-            "20",
-            str(12 << 20),
-        ]
+        # Told by its status: ctr drops the output of what ends before ctr has opened the FIFO.
+        complete = f"test $(ls small | wc -l) = 20 && test $(wc -c < large) = {12 << 20}"
+        world.ctr("run", "--rm", IMAGE, "c", "sh", "-c", complete)
         world.assert_whole()
         world.assert_everything_goes()
 
@@ -189,7 +190,7 @@ def test_killed_while_a_container_is_run(world: World) -> None:
         world.kill_during(*run, after=moment)
         world.assert_whole()
         if "c" in world.tasks():
-            world.ctr("task", "delete", "--force", "c")
+            world.ctr.run("task", "delete", "--force", "c")
         if world.ctr("container", "ls", "-q"):
             world.ctr("container", "delete", "c")
         # ctr removes neither when it is cut off before it has made a container of it.
@@ -197,7 +198,7 @@ def test_killed_while_a_container_is_run(world: World) -> None:
         until_empty("bundles", world.bundles)
         until_empty("processes", world.processes)
         until_empty("mounts", world.mounts)
-        assert world.ctr("run", "--rm", IMAGE, "c", "echo", "again") == "again\n"
+        world.ctr("run", "--rm", IMAGE, "c", "true")
     world.assert_everything_goes()
 
 
@@ -212,10 +213,11 @@ def test_killed_while_a_task_is_deleted(world: World) -> None:
         world.ctr(*run)
         world.kill_during(*delete, after=moment)
         world.assert_whole()
+        # Whose shim may be about to leave by itself.
         if "c" in world.tasks():
-            world.ctr(*delete)
+            world.ctr.run(*delete)
+        until_empty("tasks", world.tasks)
         world.ctr("container", "delete", "c")
-        assert world.tasks() == {}
         until_empty("bundles", world.bundles)
         until_empty("processes", world.processes)
         until_empty("mounts", world.mounts)
