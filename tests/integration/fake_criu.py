@@ -77,6 +77,8 @@ def notify(peer: socket.socket, script: str, pid: int, fd: int | None = None) ->
 
 def restore(peer: socket.socket, options: dict[str, list[Any]]) -> int:
     libc = ctypes.CDLL(None)
+    # Closed when the child executes its program.
+    reading, writing = os.pipe()
     # As a sibling: the child of whoever called this.
     pid = libc.syscall(SYS_CLONE, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
@@ -88,6 +90,8 @@ def restore(peer: socket.socket, options: dict[str, list[Any]]) -> int:
         if any(stream["2"] == [1] for stream in options.get("27", [])):
             os.write(1, b"restored\n")
         os.execv("/bin/sleep", ["sleep", "1000"])
+    os.close(writing)
+    os.read(reading, 1)
     notify(peer, "setup-namespaces", pid)
     if options.get("50"):
         master, slave = os.openpty()

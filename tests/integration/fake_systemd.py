@@ -9,9 +9,10 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS
 
 NAME = "fake systemd, for tests"
 CGROUPS = Path("/sys/fs/cgroup")
@@ -102,25 +103,21 @@ def message(kind: int, serial: int, fields: list[tuple[int, str, bytes]], body: 
 class FakeSystemd:
     """``calls`` are the manager's methods with their arguments, in order."""
 
-    def __init__(self, path: Path, token: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
         self.result = "done"
-        self._token = token
         self._units: set[str] = set()
         self._serial = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
         self._listener.close()
-        for name in HIERARCHIES:
-            with suppress(FileNotFoundError):
-                (CGROUPS / name / f"{self._token}.slice").rmdir()
 
     def named(self, member: str) -> list[list[Any]]:
         return [arguments for name, arguments in self.calls if name == member]

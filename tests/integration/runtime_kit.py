@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,12 +20,12 @@ from typing import Any, TypeAlias
 import pytest
 
 from containerd_hybrid.testing.images import busybox_program
-from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.leaks import LeakCheck, remove_cgroups
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 PROGRAM = "containerd-hybrid-runtime"
 ROOT = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
-TRIES = 6000  # of 20 ms: a give-up, not a measure
 
 MARKS = [
     pytest.mark.root,
@@ -135,11 +134,7 @@ class Cli:
         return state
 
     def wait(self, name: str, status: str) -> None:
-        for _ in range(TRIES):
-            if self.state(name)["status"] == status:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{name} is {self.state(name)['status']}, not {status}")
+        until(lambda: self.state(name)["status"] == status, lambda: f"{status}, not {self.state(name)}")
 
 
 def default_spec(command: list[str], cgroup: str) -> Spec:
@@ -222,7 +217,7 @@ def clis(leak_check: LeakCheck, short_folder: Path, token: str) -> Iterator[tupl
                 if child.is_dir():
                     left.append(("cgroup", str(child)))
                     child.rmdir()
-            parent.rmdir()
+        remove_cgroups(token)
     assert left == []
 
 
@@ -293,7 +288,7 @@ class ConsoleSocket:
         self._listener.bind(str(path))
         self._listener.listen()
         self.master = -1
-        self._thread = threading.Thread(target=self._receive)
+        self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 
     def _receive(self) -> None:
@@ -311,12 +306,12 @@ class ConsoleSocket:
         with socket.socket(socket.AF_UNIX) as own:
             own.connect(str(self.path))
             own.shutdown(socket.SHUT_WR)
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
         self._listener.close()
 
     def output(self) -> str:
         """Everything until the other side is closed."""
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
         self._listener.close()
         data = b""
         with contextlib.suppress(OSError):

@@ -10,14 +10,12 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.integration.runtime_kit import (
     MARKS,
-    TRIES,
     Cli,
     ConsoleSocket,
     Spec,
@@ -29,6 +27,8 @@ from tests.integration.runtime_kit import (
     same,
     walls,
 )
+
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 __all__ = ["clis", "ours", "walls"]  # fixtures
 
@@ -250,10 +250,10 @@ def test_seccomp_notifications_go_to_their_agent(ours: Cli) -> None:
             # Nobody listens any more: the call fails with ENOSYS.
             os.close(fds[0])
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     done = ours.run("sh", "-c", "mkdir /x; echo $?", change=change)
-    thread.join()
+    thread.join(GIVE_UP_SECONDS)
     agent.close()
     assert "Function not implemented" in done.stderr
     state = received[0]
@@ -396,11 +396,14 @@ def test_hooks_run_in_their_places_and_order(clis: tuple[Cli, Cli]) -> None:
                 place: [{"path": hook, "args": ["hook", place], "env": ["PATH=/bin:/usr/bin"]}]
                 for place in ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
             }
-            started = ["sh", "-c", "cat > /tmp/started.json"]
+            started = ["sh", "-c", "cat > /tmp/new && busybox mv /tmp/new /tmp/started.json"]
             spec["hooks"]["startContainer"] = [{"path": "/bin/sh", "args": started, "env": ["PATH=/bin"]}]
 
         name = cli.create("sleep", "1000", change=change)
         cli.ok("start", name)
+        # The last hook is the container's own: runc does not wait for it.
+        own = next(cli.folder.glob("bundle*")) / "rootfs/tmp/started.json"
+        until(own.exists, own)
         cli.ok("delete", "--force", name)
         lines = [line.split() for line in log.read_text().splitlines()]
         host = namespace_of("self", "mnt")
@@ -465,10 +468,7 @@ def test_a_runtime_killed_while_it_creates(ours: Cli) -> None:
     name = f"{ours.token}-half"
     command = ours.line("create", "--bundle", str(bundle), name)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-        for _ in range(TRIES):
-            if marker.exists():
-                break
-            time.sleep(0.02)
+        until(marker.exists, "the hook")
         process.kill()
     os.close(held)
     assert names(ours.root) == [name]
@@ -495,7 +495,9 @@ def test_user_namespace(clis: tuple[Cli, Cli]) -> None:
         cli.ok("start", name)
         script = "id; cat /proc/self/uid_map /proc/self/setgroups; echo x > /dev/null"
         outs.append(cli.ok("exec", name, "sh", "-c", script))
-        assert Path(f"/proc/{cli.state(name)['pid']}").stat().st_uid == 100_000
+        init = Path(f"/proc/{cli.state(name)['pid']}")
+        # Only a program of the container's shows its user there; runc itself is still root's.
+        until(lambda init=init: init.stat().st_uid == 100_000, init)
         cli.ok("delete", "--force", name)
     assert outs[0] == outs[1]
     assert "100000" in outs[0]
@@ -757,10 +759,7 @@ def test_signals_reach_the_init(ours: Cli) -> None:
     name = ours.create("sh", "-c", "trap 'exit 5' TERM; touch /tmp/ready; while :; do sleep 0.05; done")
     ours.ok("start", name)
     ready = next(ours.folder.glob("bundle*")) / "rootfs/tmp/ready"
-    for _ in range(TRIES):
-        if ready.exists():
-            break
-        time.sleep(0.02)
+    until(ready.exists, "the trap")
     ours.ok("kill", name, "SIGTERM")
     ours.wait(name, "stopped")
     ours.ok("delete", name)

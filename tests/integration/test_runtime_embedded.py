@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import resource
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +20,9 @@ from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE, busybox_program
 from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.processes import open_files, runs
+from containerd_hybrid.testing.terminal import terminal
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 STATES = Path("/run/containerd/hybrid")
 POD = ("--annotation", "io.kubernetes.cri.sandbox-id=pod")
@@ -55,7 +56,7 @@ env = ["CONTAINERD_HYBRID_RESTRICT_OOM_SCORE_ADJ=1"]
 @pytest.fixture(autouse=True)
 def _no_state_is_left(token: str) -> Iterator[None]:
     yield
-    assert not (STATES / token).exists()
+    until(lambda: not (STATES / token).exists(), STATES / token)
 
 
 @pytest.fixture
@@ -93,13 +94,6 @@ def configured(tmp_path: Path) -> Configured:
     return write
 
 
-def until(what: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < give_up, f"{what} stayed false"
-        time.sleep(0.01)
-
-
 def remove(ctr: Ctr, *names: str) -> None:
     for name in names:
         ctr.run("task", "delete", "--force", name)
@@ -126,8 +120,9 @@ def test_run_exec_and_exit_codes_without_a_runtime_on_the_path(ctr: Ctr) -> None
     done = ctr.run("run", "--rm", "--seccomp", BUSYBOX_IMAGE, "one", "sh", "-c", script)
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\nSeccomp:\t2\n", "err\n")
     with ctr.start("run", BUSYBOX_IMAGE, "two", "sleep", "1000") as killed:
-        until(lambda: ctr.run("task", "kill", "-s", "KILL", "two").returncode == 0)
-        assert killed.wait() == 128 + signal.SIGKILL
+        until(lambda: "RUNNING" in ctr("task", "ls"), "the container runs")
+        ctr("task", "kill", "-s", "KILL", "two")
+        assert killed.wait(GIVE_UP_SECONDS) == 128 + signal.SIGKILL
     remove(ctr, "two")
     ctr("run", "-d", BUSYBOX_IMAGE, "box", "sleep", "1000")
     try:
@@ -169,17 +164,10 @@ def test_what_cannot_be_started_is_told_in_runcs_words(ctr: Ctr, program: str, w
 
 
 def test_a_terminal(ctr: Ctr) -> None:
-    master, slave = pty.openpty()
-    command = ctr.command("run", "--rm", "-t", BUSYBOX_IMAGE, "tty", "tty")
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        output = b""
-        with contextlib.suppress(OSError):  # the other side is closed
-            while chunk := os.read(master, 4096):
-                output += chunk
-        assert process.wait() == 0, output
-    os.close(master)
-    assert b"/dev/pts/0" in output
+    with terminal() as person:
+        program = person.start(ctr.command("run", "--rm", "-t", BUSYBOX_IMAGE, "tty", "tty"))
+        person.expect("/dev/pts/0")
+        assert program.wait(GIVE_UP_SECONDS) == 0
 
 
 def test_the_bundle_says_who_its_init_is_and_the_shim_cannot_be_written_to(
@@ -213,13 +201,13 @@ def test_a_created_container_holds_nothing_of_its_shim(ctr: Ctr, configured: Con
         containerd_hybrid.connect(ctr.address, ctr.namespace) as client,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader,
     ):
-        until(lambda: "reads" in ctr("task", "ls", "-q"))
+        until(lambda: "RUNNING" in ctr("task", "ls"), "the container runs")
         waits = client.containers.get("waits").create_task()
         assert len(shims(ctr)) == 1
-        held = [path.readlink() for path in Path(f"/proc/{waits.pid}/fd").iterdir() if int(path.name) > 2]
+        held = [link for descriptor, link in open_files(waits.pid).items() if descriptor > 2]
         assert len(held) <= 2, held
         assert all(link.name.startswith("socket:") for link in held), held
-        out, _ = reader.communicate(b"it\n")
+        out, _ = reader.communicate(b"it\n", timeout=GIVE_UP_SECONDS)
         assert out == b"got it\n"
         waits.start()
         assert waits.wait().status == 0
@@ -254,7 +242,7 @@ def test_a_hook_holds_up_its_own_container_only(
                 assert len(shims(ctr)) == 1
                 assert ctr("task", "exec", "--exec-id", "e", "other", "echo", "alive") == "alive\n"
                 opened.write("go\n")
-            assert hooked.wait() == 3
+            assert hooked.wait(GIVE_UP_SECONDS) == 3
         finally:
             hooked.kill()
     assert json.loads(told.read_text())["id"] == "hooked"
@@ -276,17 +264,17 @@ def test_a_container_with_hooks_whose_shim_is_killed_leaves_nothing(
     )
     reader = ctr.start("run", "--config", str(spec), "hooked", stdin=subprocess.PIPE)
     with reader:
-        until(lambda: "RUNNING" in ctr("task", "ls"))
+        until(lambda: "RUNNING" in ctr("task", "ls"), "the container runs")
         folder = bundle(daemon, ctr, "hooked")
         init = int((folder / "init.pid").read_text())
         (shim,) = shims(ctr)
         os.kill(shim, signal.SIGKILL)
-        until(lambda: not folder.exists())
-        until(lambda: not Path(f"/proc/{init}").exists())
+        until(lambda: not folder.exists(), folder)
+        until(lambda: not runs(init), init)
     # The client knows how it ended, or could not say so any more: the task is gone.
     assert reader.returncode in (1, 128 + signal.SIGKILL)
-    assert (tmp_path / "stopped").exists()
-    assert not list(Path("/sys/fs/cgroup").glob(f"*/{ctr.namespace}/hooked"))
+    until((tmp_path / "stopped").exists, "the poststop hook")
+    until(lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{ctr.namespace}/hooked")), "no cgroup")
     remove(ctr, "hooked")
 
 

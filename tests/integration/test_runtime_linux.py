@@ -13,13 +13,14 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.runtime_kit import MARKS, TRIES, Cli, Spec, Walls, clis, names, ours, walled, walls
+from tests.integration.runtime_kit import MARKS, Cli, Spec, Walls, clis, names, ours, walled, walls
+
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 __all__ = ["clis", "ours", "walled", "walls"]  # fixtures
 
@@ -291,7 +292,7 @@ class Agent:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -312,7 +313,7 @@ class Agent:
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
         self._socket.close()
 
 
@@ -340,10 +341,7 @@ def test_an_agent_decides_about_calls_of_init_and_exec(walled: Cli, error: int, 
         assert said in out
         assert "/x\n" not in out
         init = next(walled.folder.glob("bundle*")) / "rootfs/out"
-        for _ in range(TRIES):
-            if init.read_text().endswith("end\n"):
-                break
-            time.sleep(0.02)
+        until(lambda: init.exists() and init.read_text().endswith("end\n"), init)
         assert said in init.read_text()
         walled.ok("delete", "--force", name)
     finally:

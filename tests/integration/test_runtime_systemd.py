@@ -14,6 +14,10 @@ import pytest
 from tests.integration.fake_systemd import CGROUPS, NAME, FakeSystemd
 from tests.integration.runtime_kit import MARKS, Cli, Spec, clis, names, ours, walled, walls
 
+from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.processes import runs
+from containerd_hybrid.testing.waiting import until
+
 __all__ = ["clis", "ours", "walled", "walls"]  # fixtures
 
 pytestmark = [
@@ -28,7 +32,7 @@ def systemd(
 ) -> Iterator[FakeSystemd]:
     bus = short_folder / "bus"
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={bus}")
-    fake = FakeSystemd(bus, token)
+    fake = FakeSystemd(bus)
     try:
         yield fake
     finally:
@@ -36,8 +40,7 @@ def systemd(
         for name in names(walled.root):
             walled("delete", "--force", name)
         fake.close()
-        for folder in (*CGROUPS.glob(f"{token}.slice"), *CGROUPS.glob(f"*/{token}.slice")):
-            folder.rmdir()
+        remove_cgroups(f"{token}.slice")
 
 
 def in_slice(token: str, **resources: object) -> Callable[[Spec], None]:
@@ -76,7 +79,7 @@ def test_the_life_of_a_unit(walled: Cli, systemd: FakeSystemd) -> None:
     pid = walled.state(name)["pid"]
     (stood_in,) = found["PIDs"]
     assert stood_in != pid
-    assert not Path(f"/proc/{stood_in}").exists()
+    until(lambda: not runs(stood_in), stood_in)
     place = f"/{walled.token}.slice/cri-box.scope"
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     assert {line.split(":", 2)[2] for line in lines if not line.startswith("0:")} <= {place}

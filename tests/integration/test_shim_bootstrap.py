@@ -11,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +29,9 @@ from containerd_hybrid.proto.types import introspection_pb2
 from containerd_hybrid.proto.types.runc import options_pb2
 from containerd_hybrid.proto.types.transfer import streaming_pb2 as bytes_pb2
 from containerd_hybrid.testing.images import busybox_program
+from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.processes import open_files
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 from containerd_hybrid.ttrpc.client import Client, ClientStream, connect
 
 pytestmark = [
@@ -115,17 +117,9 @@ def start(program: Path, bundle: Path, token: str) -> Iterator[Start]:
     if address.exists():
         socket_of(address.read_text()).unlink(missing_ok=True)
     # runc leaves the folders it made for the container's own.
-    cgroups = Path("/sys/fs/cgroup")
-    made = (*cgroups.glob(token), *cgroups.glob(f"*/{token}"), *Path("/run/containerd/runc").glob(token))
-    for parent in made:
+    remove_cgroups(token)
+    for parent in Path("/run/containerd/runc").glob(token):
         parent.rmdir()
-
-
-def until(what: Callable[[], object], seconds: float = 120) -> None:
-    give_up = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < give_up, f"{what} stayed false"
-        time.sleep(0.02)
 
 
 def shims(namespace: str) -> list[int]:
@@ -287,7 +281,7 @@ def test_nothing_is_inherited(start: Start, token: str) -> None:
         wait_for_service(socket_of(address))
         (pid,) = shims(token)
         pipe = Path(f"/proc/self/fd/{read}").readlink()
-        held = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+        held = list(open_files(pid).values())
         assert pipe not in held
         assert held.count(Path("/dev/null")) == 3
         status = Path(f"/proc/{pid}/status").read_text()
@@ -315,7 +309,7 @@ async def test_damaged_requests_do_not_end_the_shim(start: Start, token: str) ->
             peer.sendall(data)
             if round_ % 3 == 0:
                 peer.shutdown(socket.SHUT_WR)
-                peer.settimeout(10)
+                peer.settimeout(GIVE_UP_SECONDS)
                 while peer.recv(65536):  # refusals perhaps, then the end
                     pass
     client = await connect(str(path))
@@ -332,7 +326,7 @@ async def test_the_whole_way_with_events_by_the_daemons_program(
     recorded.mkdir()
     publisher = short_folder / "publisher"
     publisher.write_text(
-        f'#!/bin/sh\nn=$(ls {recorded} | wc -l)\necho "$*" > {recorded}/$n\ncat > {recorded}/$n.body\n'
+        f'#!/bin/sh\ncd {recorded}\nn=$(ls | wc -l)\necho "$*" > $n\ncat > new\nmv new $n.body\n'
     )
     publisher.chmod(0o755)
     log = short_folder / "box.log"
@@ -352,6 +346,7 @@ async def test_the_whole_way_with_events_by_the_daemons_program(
     await client.close()
     until(lambda: not shims(token))
 
+    until(lambda: len(list(recorded.glob("*.body"))) == 4, lambda: list(recorded.iterdir()))
     bodies = sorted(recorded.glob("*.body"), key=lambda path: int(path.stem))
     names = [Any.FromString(path.read_bytes()).type_url.rpartition(".")[2] for path in bodies]
     assert names == ["TaskCreate", "TaskStart", "TaskExit", "TaskDelete"]

@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,9 @@ import pytest
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE
+from containerd_hybrid.testing.processes import runs
+from containerd_hybrid.testing.terminal import terminal
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS, until
 
 pytestmark = pytest.mark.root
 
@@ -52,13 +52,6 @@ def choice(request: pytest.FixtureRequest, ctr: Ctr) -> tuple[str, ...]:
         if "cgroups in hybrid mode not supported" in done.stderr:
             pytest.skip(f"crun cannot run on this machine: {done.stderr.strip()}")
     return chosen
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.02)
 
 
 def status(ctr: Ctr, id: str) -> str:
@@ -100,15 +93,13 @@ def test_a_program_that_is_not_there(ctr: Ctr, choice: tuple[str, ...]) -> None:
 
 
 def test_a_terminal(ctr: Ctr, choice: tuple[str, ...]) -> None:
-    command = ctr.command("run", "--rm", "--tty", *choice, BUSYBOX_IMAGE, "c", "sh", "-c", "tty")
-    done = subprocess.run(
-        ["script", "-qec", " ".join(f"'{word}'" for word in command), "/dev/null"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "/dev/pts/0" in done.stdout
+    with terminal() as person:
+        # It ends when all has come: Go's shims lose what a process wrote last to a terminal.
+        command = ctr.command("run", "--rm", "-t", *choice, BUSYBOX_IMAGE, "c", "sh", "-c", "tty; read end")
+        program = person.start(command)
+        person.expect("/dev/pts/0")
+        person.type("\n")
+        assert program.wait(GIVE_UP_SECONDS) == 0
 
 
 def test_the_shim_is_the_chosen_one_and_outlives_the_daemon(
@@ -138,7 +129,7 @@ def test_a_killed_shim_is_cleaned_up_after(daemon: DaemonProcess, ctr: Ctr, choi
     os.kill(shim_in(bundle), signal.SIGKILL)
     until(lambda: status(ctr, "c") == "", "the task stays")
     until(lambda: not bundle.exists(), "the bundle stays")
-    until(lambda: not Path(f"/proc/{pid}").exists(), "the container's process stays")
+    until(lambda: not runs(int(pid)), "the container's process stays")
     assert str(bundle) not in Path("/proc/self/mountinfo").read_text()
     ctr("task", "start", "-d", "c")
     assert status(ctr, "c") == "RUNNING"
