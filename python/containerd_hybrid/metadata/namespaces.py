@@ -33,7 +33,9 @@ class MetadataNamespaceStore:
 
     async def get(self, name: str) -> Namespace:
         """A namespace that does not exist has no labels; asking for it is no error, as in containerd."""
-        return await self._database.read(lambda connection: Namespace(name, _labels(connection, name) or {}))
+        return await self._database.recall(
+            ("namespaces", name), lambda connection: Namespace(name, _labels(connection, name) or {})
+        )
 
     async def list(self) -> builtins.list[Namespace]:
         def work(connection: sqlite3.Connection) -> builtins.list[Namespace]:

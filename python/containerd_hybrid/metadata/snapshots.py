@@ -127,7 +127,10 @@ class MetadataSnapshotter:
 
     async def stat(self, scope: Scope, key: str) -> SnapshotInfo:
         place = self._place(scope)
-        return self._shown(await self._database.read(lambda c: rows.select_snapshot(c, place, key)))
+        row = await self._database.recall(
+            ("snapshot", place, key), lambda c: rows.select_snapshot(c, place, key)
+        )
+        return self._shown(row)
 
     async def usage(self, scope: Scope, key: str) -> Usage:
         """Counted now for an active snapshot, when it was committed for a committed one, 0 for a view."""
@@ -180,7 +183,7 @@ class MetadataSnapshotter:
             row = rows.select_snapshot(connection, place, key)
             return row, _driver_snapshot(connection, place, row)
 
-        return await self._database.read(work)
+        return await self._database.recall(("snapshot with parents", place, key), work)
 
     async def layer_folder(self, scope: Scope, key: str) -> Path | None:
         """See :class:`containerd_hybrid.snapshots.api.LayerFolders`."""

@@ -153,6 +153,8 @@ class ActivatingMountManager:
         """Take away the folders that have no record, with what is mounted there."""
         # The folders first: a record is made before its folder.
         folders = await asyncio.to_thread(self._folders)
+        if not folders - self._busy:
+            return
         recorded = {one.id for one in await self._store.everything()}
         problems = []
         for number in sorted(folders - recorded - self._busy):
