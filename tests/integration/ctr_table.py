@@ -8,8 +8,8 @@ In a command line ``{busybox}``, ``{manifest}``, ``{config}``, ``{layer}``, ``{c
 the image of these tests, ``{docker}`` and ``{multi}`` are archives, one of Docker's and one of several
 platforms, ``{registry}`` is a registry without TLS, ``{tls}`` one with (``{hosts}`` knows its authority),
 ``{tmp}`` a folder of the daemon's own, ``{ns}`` the namespace and ``{id}`` a name that no other row has.
-``archive FILE`` is no command of ctr's: it lists what an exported file holds. Rows of one script build upon
-one another; scripts do not.
+``archive FILE COMMAND`` is no command of ctr's: it lists the file that the command writes. Rows of one
+script build upon one another; scripts do not.
 """
 
 from __future__ import annotations
@@ -276,12 +276,14 @@ IMAGES = (
     Row("images import --local --compress-blobs {docker}", progress, only=2),
     Row("images rm --sync example.com/docker:1 docker.io/library/docker:2", lines),
     Row("images import --platform linux/arm64 {multi}", progress),
-    Row("images export --platform linux/arm64 {tmp}/arm.tar example.com/multi:1", progress),
-    Row("archive {tmp}/arm.tar"),
+    Row("archive {tmp}/arm.tar images export --platform linux/arm64 {tmp}/arm.tar example.com/multi:1"),
     Row("images import --all-platforms --no-unpack --base-name example.com/multi {multi}", progress),
     Row("images check name~=multi", lines),
-    Row("images export --all-platforms --skip-non-distributable {tmp}/all.tar example.com/multi:1", progress),
-    Row("archive {tmp}/all.tar"),
+    Row(
+        "archive {tmp}/all.tar images export --all-platforms --skip-non-distributable {tmp}/all.tar"
+        " example.com/multi:1"
+    ),
+    Row("images rm --sync example.com/multi:1"),
     Row("images import {tmp}/none.tar"),
     Row("images import {garbage}", progress, but="says what was to be read"),
     Row("images ls", lines),
@@ -309,9 +311,11 @@ IMAGES = (
     Row("images usage {busybox}", only=2),
     Row("images usage example.com/none:1", only=2),
     Row("images export {tmp}/out.tar {busybox}", progress),
-    Row("archive {tmp}/out.tar"),
+    Row("archive {tmp}/out.tar images export {tmp}/out.tar {busybox}"),
     Row("images export --skip-manifest-json {tmp}/out2.tar {busybox} example.com/tag:1", progress),
-    Row("archive {tmp}/out2.tar"),
+    Row(
+        "archive {tmp}/out2.tar images export --skip-manifest-json {tmp}/out2.tar {busybox} example.com/tag:1"
+    ),
     Row("images export --all-platforms --skip-non-distributable {tmp}/out3.tar {busybox}", progress),
     Row("images export --platform linux/s390x {tmp}/out4.tar {busybox}", progress),
     Row("images export --local {tmp}/out5.tar {busybox}", progress, only=2),

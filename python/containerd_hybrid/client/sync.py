@@ -475,11 +475,7 @@ class Daemon:
         )
 
     def check(
-        self,
-        *,
-        repair: bool = False,
-        namespaces: Sequence[str] = (),
-        registry: RegistryOptions | None = None,
+        self, *, repair: bool = False, namespaces: Sequence[str] = (), registry: RegistryOptions | None = None
     ) -> Iterator[Problem | Summary]:
         """Whether metadata, blobs and unpacked layers are what they should be; ``repair`` mends them.
 
@@ -490,8 +486,9 @@ class Daemon:
         Raises:
             NotFoundError: there is no such namespace.
         """
-        found = self._wrapped.check(repair=repair, namespaces=namespaces, registry=registry)
-        return self._portal.iterate(found)
+        return self._portal.iterate(
+            self._wrapped.check(repair=repair, namespaces=namespaces, registry=registry)
+        )
 
     def explain_key(self, key: str) -> Configured:
         """Where a configuration key's value comes from; of a table's name, all below it.
