@@ -7,9 +7,11 @@ import contextlib
 import os
 import secrets
 import zlib
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
-from containerd_hybrid.content.api import ContentStore, Ingest
+from containerd_hybrid.content.api import ContentInfo, ContentStore, Ingest
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.model.descriptor import DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD
@@ -30,12 +32,20 @@ class DockerLayers:
         self._scope = scope
         self._compress = compress
         self._known: dict[Digest, Descriptor] = {}
+        self._twins: dict[str, list[ContentInfo]] = defaultdict(list)
+
+    async def look_for_twins(self, layers: Iterable[Descriptor]) -> None:
+        """Find the compressed twins of all these in one pass over the namespace's blobs."""
+        filters = [f'labels."{UNCOMPRESSED}"=={digest}' for digest in {layer.digest for layer in layers}]
+        if filters:
+            async for info in self._content.walk(self._scope, filters):
+                self._twins[info.labels[UNCOMPRESSED]].append(info)
 
     async def stored(self, layer: Descriptor, head: bytes) -> Descriptor:
         """The blob that an image has for ``layer``, whose first bytes are ``head``.
 
-        That is its compressed twin where the namespace has one, as an earlier import or pull left it:
-        then both images share it.
+        That is its compressed twin where :meth:`look_for_twins` found one, as an earlier import or pull
+        left it: then both images share it.
         """
         if layer.digest not in self._known:
             self._known[layer.digest] = await self._choose(layer, head)
@@ -51,8 +61,7 @@ class DockerLayers:
         return await self._compressed(layer)
 
     async def _twin(self, layer: Descriptor) -> Descriptor | None:
-        filters = [f'labels."{UNCOMPRESSED}"=={layer.digest}']
-        async for info in self._content.walk(self._scope, filters):
+        for info in self._twins.get(str(layer.digest), ()):
             try:
                 # Finds that it exists, and thereby puts it below the lease.
                 ingest = await self._content.open_ingest(self._scope, _ref(), info.size, info.digest)

@@ -127,7 +127,10 @@ class ArchiveImporter:
     async def _index_of_docker_archive(self, scope: Scope, found: _Entries, compress: bool) -> Descriptor:
         stored = DockerLayers(self._content, scope, compress=compress)
         entries: list[dict[str, Any]] = []
-        for config_name, layer_names, tags in found.docker_images():
+        images = found.docker_images()
+        files = {name for _, names, _ in images for name in names}
+        await stored.look_for_twins([found.blob(name, "layer").descriptor for name in sorted(files)])
+        for config_name, layer_names, tags in images:
             config = found.blob(config_name, "image config")
             layers = [found.blob(name, "layer") for name in layer_names]
             document = {
