@@ -46,16 +46,19 @@ def _wait(end: threading.Event) -> None:
 
 def test_a_profile_tells_stacks_from_the_outermost_call_and_how_often() -> None:
     end, thread = beside(spin, "spinner")
+    give_up = time.monotonic() + 120
     try:
-        told = profiles.sample(1000, Looks(3))
+        # It is on its way there at first.
+        while ";test_profiles.py:spin" not in (told := profiles.sample(1000, Looks(3))):
+            assert time.monotonic() < give_up
     finally:
         end.set()
         thread.join()
-    (line,) = (line for line in told.splitlines() if line.startswith("spinner;"))
-    assert ";test_profiles.py:spin" in line or ";threading.py:Event.is_set" in line
-    calls, _, count = line.rpartition(" ")
-    assert calls.split(";")[1].endswith("Thread._bootstrap")
-    assert 1 <= int(count) <= 3
+    # One or two: it was seen in ``is_set`` or not.
+    lines = [line for line in told.splitlines() if ";test_profiles.py:spin" in line]
+    assert all(line.startswith("spinner;") for line in lines)
+    assert lines[0].split(";")[1].endswith("Thread._bootstrap")
+    assert 1 <= sum(int(line.rpartition(" ")[2]) for line in lines) <= 3
 
 
 def test_who_waits_is_not_in_a_profile() -> None:
