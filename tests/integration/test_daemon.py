@@ -27,6 +27,7 @@ from containerd_hybrid.proto.services.namespaces.v1 import namespaces_pb2
 from containerd_hybrid.proto.services.version.v1 import version_pb2
 from containerd_hybrid.proto.types import event_pb2
 from containerd_hybrid.testing.daemon import DaemonError, DaemonProcess
+from containerd_hybrid.testing.waiting import GIVE_UP_SECONDS
 
 pytestmark = pytest.mark.root
 
@@ -107,7 +108,7 @@ async def test_introspection_shows_what_runs_and_what_was_skipped(daemon: Daemon
 def test_a_signal_ends_it_and_takes_the_sockets_away(daemon: DaemonProcess, number: signal.Signals) -> None:
     process = daemon.process
     daemon.send_signal(number)
-    assert process.wait(30) == 0
+    assert process.wait(GIVE_UP_SECONDS) == 0
     assert not Path(daemon.address).exists()
     assert not Path(daemon.ttrpc_address).exists()
     assert "containers keep running" in daemon.log
@@ -145,7 +146,7 @@ def test_sigterm_while_it_starts(short_folder: Path) -> None:
             process.terminate()
             break
     process.stderr.read()
-    assert process.wait(30) == 0
+    assert process.wait(GIVE_UP_SECONDS) == 0
 
 
 # A second daemon, and what keeps one from starting
@@ -297,7 +298,7 @@ def test_nothing_is_inherited(short_folder: Path) -> None:
             break
     process.terminate()
     process.stderr.read()
-    assert process.wait(30) == 0
+    assert process.wait(GIVE_UP_SECONDS) == 0
 
 
 # publish

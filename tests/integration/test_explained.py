@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -17,6 +16,7 @@ import pytest
 import containerd_hybrid
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.waiting import until_async
 
 pytestmark = pytest.mark.root
 
@@ -85,13 +85,12 @@ async def test_what_a_reload_changed_is_explained(configured: DaemonProcess) -> 
     async with await containerd_hybrid.connect_async(configured.address) as client:
         configured.write_config('version = 4\n[debug]\nlevel = "trace"\n')
         os.kill(configured.pid, signal.SIGHUP)
-        while (
-            not (await client.daemon.explain_key("")).files
-            or (await client.daemon.explain_key("io.containerd.gc.v1.scheduler.pause_threshold"))
-            .keys[0]
-            .sources
-        ):
-            await asyncio.sleep(0.05)
+
+        async def is_read() -> bool:
+            found = await client.daemon.explain_key("io.containerd.gc.v1.scheduler.pause_threshold")
+            return not found.keys[0].sources
+
+        await until_async(is_read, "the file says nothing of the key any more")
         (level,) = (await client.daemon.explain_key("debug.level")).keys
         assert (level.sources[0].line, level.sources[0].value) == (3, "'trace'")
 

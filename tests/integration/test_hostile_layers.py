@@ -18,7 +18,6 @@ import shutil
 import stat
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess, unmount_below
 from containerd_hybrid.testing.images import add_file, add_folder, add_link, busybox_archive, tar_of
 from containerd_hybrid.testing.leaks import mounts_below
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -143,7 +143,7 @@ class Prey:
             self.ctr("leases", "rm", "--sync", lease)
         self.ctr("leases", "create", "--id", "collect")
         self.ctr("leases", "rm", "--sync", "collect")
-        until_empty(lambda: leftovers(self.daemon))
+        until(lambda: not leftovers(self.daemon), lambda: leftovers(self.daemon))
         self.ctr("namespace", "rm", self.ctr.namespace)
 
 
@@ -158,13 +158,6 @@ def leftovers(daemon: DaemonProcess) -> list[str]:
         left += daemon.root.glob(f"io.containerd.snapshotter.v1.{name}/snapshots/*")
     mounts = [mount for mount in mounts_below(daemon.folder) if mount != str(daemon.folder)]
     return [*map(str, left), *mounts]
-
-
-def until_empty(what: Callable[[], list[str]]) -> None:
-    give_up = time.monotonic() + 120
-    while left := what():
-        assert time.monotonic() < give_up, left
-        time.sleep(0.05)
 
 
 def seen(folder: Path) -> dict[str, object]:

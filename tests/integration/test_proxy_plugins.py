@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from containerd_hybrid.testing.containerd import StockContainerd
 from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = [
     pytest.mark.root,
@@ -114,9 +114,7 @@ def test_who_is_not_there_is_named(daemon: DaemonProcess, stock: StockContainerd
     assert failed.stderr.rstrip().endswith("unavailable")
     assert _snapshots(ours, "native") == []
     stock.start()
-    give_up = time.monotonic() + 60
-    while ours.run("snapshot", "--snapshotter", "native", "prepare", "key").returncode:
-        assert time.monotonic() < give_up, "the connection does not come back"
-        time.sleep(0.1)
+    prepare = ("snapshot", "--snapshotter", "native", "prepare", "key")
+    until(lambda: ours.run(*prepare).returncode == 0, "the connection comes back")
     assert _snapshots(ours, "native") == [["key", "Active"]]
     ours("snapshot", "--snapshotter", "native", "rm", "key")

@@ -442,14 +442,14 @@ def test_memory_and_descriptors_of_an_idle_shim(ctr: Ctr, detached: Detached) ->
         return int(found[1])
 
     # It gives back what it does not need a moment after the last request.
-    until(lambda: proportional() < 1536)
+    until(lambda: proportional() < 3072)
     for number in range(20):
         ctr("task", "exec", "--exec-id", f"e{number}", "box", "true")
     before = len(list(Path(f"/proc/{shim}/fd").iterdir()))
     for number in range(20):
         ctr("task", "exec", "--exec-id", f"e{number}", "box", "true")
     until(lambda: len(list(Path(f"/proc/{shim}/fd").iterdir())) <= before)
-    until(lambda: proportional() < 1536)
+    until(lambda: proportional() < 3072)
 
 
 def test_another_runtime_program(run: Run, short_folder: Path) -> None:

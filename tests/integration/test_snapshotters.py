@@ -25,6 +25,7 @@ from containerd_hybrid.testing.images import (
     write_archive,
 )
 from containerd_hybrid.testing.leaks import LeakCheck
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = [
     pytest.mark.root,
@@ -81,6 +82,10 @@ def daemon(kind: str, leak_check: LeakCheck, short_folder: Path) -> Iterator[Dae
         process.cleanup(leak_check)
 
 
+def loops() -> str:
+    return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
+
+
 def _image(path: Path, size: int, *command: str) -> None:
     with path.open("wb") as file:
         file.truncate(size << 20)
@@ -107,6 +112,5 @@ def test_a_container_runs_and_leaves_nothing(
     assert [line.split()[-1] for line in listed] == ["Committed", "Committed"]
     ctr("image", "rm", "--sync", BUSYBOX_IMAGE)
     assert ctr("snapshot", "--snapshotter", snapshotter, "ls").splitlines()[1:] == []
-    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
-    assert f"{daemon.root}/" not in loops
+    until(lambda: f"{daemon.root}/" not in loops(), loops)
     clean(ctr)
