@@ -46,7 +46,7 @@ impl Shim {
         if p.is_init() && !self.others_are_gone(id) {
             return;
         }
-        if self.drained(id, false) {
+        if self.drained(id) {
             self.publish_exit(id);
         }
     }

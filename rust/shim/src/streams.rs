@@ -189,14 +189,14 @@ impl Shim {
         }
     }
 
-    /// Whether all that the process wrote has been passed on; copies what there is. `finally`: what is
-    /// in the pipes will be gone, so a client that has not opened its side yet is waited for.
+    /// Whether all that the process wrote has been passed on; copies what there is. A client that has
+    /// not opened its side yet is waited for: Go's, once it is told of the exit, opens no more.
     ///
     /// What an exited process wrote is in its pipe, so a pipe that is empty has been passed on, even
     /// if a grandchild still holds it open. A client that is there and reads, however slowly, is
     /// waited for; one that is gone, or has not read for [`STALL_LIMIT`], is not: the copy goes on
     /// and the data stays in the pipes until the process is deleted.
-    pub fn drained(&mut self, owner: ProcessId, finally: bool) -> bool {
+    pub fn drained(&mut self, owner: ProcessId) -> bool {
         let Some(p) = self.processes.get_mut(&owner) else {
             return true;
         };
@@ -204,8 +204,7 @@ impl Shim {
         let mut drained = true;
         for id in p.streams.outputs.clone() {
             let stop = self.run_pump(id).map(|(_, stop)| stop);
-            if finally
-                && let Some(running) = self.pumps.get_mut(&id)
+            if let Some(running) = self.pumps.get_mut(&id)
                 && running.pump.is_awaited()
             {
                 drained = false;
@@ -276,7 +275,7 @@ impl Shim {
             .get(&owner)
             .is_some_and(|p| p.on_drained.is_some());
         if waiting
-            && self.drained(owner, true)
+            && self.drained(owner)
             && let Some(step) = self
                 .processes
                 .get_mut(&owner)

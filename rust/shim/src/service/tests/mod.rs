@@ -142,6 +142,8 @@ impl Bench {
         let runtime = fake.clone();
         let publisher = Publisher::new(Route::Ttrpc(dir.join("daemon").to_str().unwrap().into()));
         let mut shim = Shim::new(&name, publisher, Box::new(move |_, _| runtime.clone())).unwrap();
+        // Tests in which a client is waited for say so.
+        shim.opening_limit = Duration::ZERO;
         let (near, client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         shim.server.admit(&mut shim.events, near).unwrap();
