@@ -34,22 +34,19 @@ async def in_own_thread(work: Callable[[], T], stop: Callable[[], object]) -> T:
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=run, name="worker", daemon=True).start()
+    return await ended(future, stop)
+
+
+async def ended(future: asyncio.Future[T], stop: Callable[[], object] | None = None) -> T:
+    """Its result. Who is cancelled calls ``stop`` and waits for its end first.
+
+    For a thread uses what the caller then lets go of.
+    """
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        stop()
-        while not future.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({future})
-        future.exception()  # it was stopped: nobody wants to know
-        raise
-
-
-async def ended(future: asyncio.Future[T]) -> T:
-    """Its result. Who is cancelled waits for its end first: a thread uses what the caller then lets go of."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         while not future.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({future})

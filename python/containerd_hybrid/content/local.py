@@ -158,7 +158,7 @@ class LocalBlobStore:
                     raise
                 self._copy(source, target)
             if self._sync:
-                _sync(target.parent)
+                sync_path(target.parent)
         except OSError as error:
             raise error_for_os(error, f"link {source} as content {digest}") from error
         return self.stat(digest)
@@ -171,7 +171,7 @@ class LocalBlobStore:
             part = folder / "data"
             shutil.copyfile(source, part, follow_symlinks=False)
             if self._sync:
-                _sync(part)
+                sync_path(part)
             part.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -289,7 +289,7 @@ class LocalBlobStore:
         else:
             (folder / "data").rename(target)
             if self._sync:
-                _sync(target.parent)
+                sync_path(target.parent)
         shutil.rmtree(folder, ignore_errors=True)
         return blob
 
@@ -298,7 +298,7 @@ class LocalBlobStore:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self._sync:
-            _sync(folder.parent)
+            sync_path(folder.parent)
 
     def _lock(self, name: str, key: str) -> None:
         with self._guard:
@@ -336,7 +336,7 @@ def _begin(folder: Path, fd: int, key: str, total: int) -> IngestRecord:
     return record
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from containerd_hybrid._native import CancelToken, make_recipe, read_recipe, rebuild_blob
 from containerd_hybrid.content.api import BlobIngest, BlobStat, IngestStatus
-from containerd_hybrid.content.local import LocalBlobStore
+from containerd_hybrid.content.local import LocalBlobStore, sync_path
 from containerd_hybrid.errors import (
     DataLossError,
     DigestMismatchError,
@@ -220,7 +220,7 @@ class RecipeBlobStore:
                     os.close(sink)
                 part.rename(path)
                 if self._sync:
-                    _sync(path.parent)
+                    sync_path(path.parent)
             finally:
                 os.close(blob)
                 part.unlink(missing_ok=True)
@@ -252,7 +252,7 @@ class RecipeBlobStore:
                     target.parent.mkdir(exist_ok=True)
                     draft.rename(target)
                     if self._sync:
-                        _sync(target.parent)
+                        sync_path(target.parent)
                 finally:
                     draft.unlink(missing_ok=True)
         except OSError as error:
@@ -395,11 +395,3 @@ class RecipeBlobStore:
 def _again(fd: int) -> int:
     """The same file with an offset of its own, for reading."""
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -27,8 +27,8 @@ _MAX_EXTENDED = 1 << 20
 # Blobs, and the folders that old archives have one a layer of.
 _MAX_ENTRIES = 100_000
 
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _REFUSED = {
     b"\xfd7zXZ": ("xz", "xz -d"),
     b"BZh": ("bzip2", "bzip2 -d"),
@@ -71,7 +71,7 @@ async def read_archive(source: ArchiveSource, handler: EntryHandler) -> None:
             raise UnimplementedError(
                 f"the archive is compressed with {kind}: decompress it first ({command})"
             )
-    if begin.startswith(_ZSTD):
+    if begin.startswith(ZSTD_MAGIC):
         unpacked = ZstdSource(raw)
         try:
             await _read_entries(entries := _Reader(unpacked), handler)
@@ -79,7 +79,7 @@ async def read_archive(source: ArchiveSource, handler: EntryHandler) -> None:
         finally:
             await unpacked.close()
     else:
-        await _read_entries(_Reader(_Gunzipped(raw)) if begin.startswith(_GZIP) else raw, handler)
+        await _read_entries(_Reader(_Gunzipped(raw)) if begin.startswith(GZIP_MAGIC) else raw, handler)
         await _drain(raw)
 
 

@@ -13,13 +13,12 @@ from dataclasses import replace
 
 from containerd_hybrid.content.api import ContentInfo, ContentStore, Ingest
 from containerd_hybrid.errors import AlreadyExistsError, NotFoundError
+from containerd_hybrid.images.archive import GZIP_MAGIC, ZSTD_MAGIC
 from containerd_hybrid.model import Descriptor, Digest, Scope
 from containerd_hybrid.model.descriptor import DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD
 from containerd_hybrid.model.labels import UNCOMPRESSED
 from containerd_hybrid.workers import ended
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _HEAD = 4
 _PIECE = 1 << 20
 
@@ -116,8 +115,8 @@ def _ref() -> str:
 
 
 def _media_type(head: bytes) -> str:
-    if head.startswith(_GZIP_MAGIC):
+    if head.startswith(GZIP_MAGIC):
         return DOCKER_LAYER_GZIP
-    if head.startswith(_ZSTD_MAGIC):
+    if head.startswith(ZSTD_MAGIC):
         return DOCKER_LAYER_ZSTD
     return DOCKER_LAYER

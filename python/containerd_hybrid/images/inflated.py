@@ -38,13 +38,8 @@ class ZstdSource:
         Raises:
             InvalidArgumentError: the stream is damaged or cut short.
         """
-        reading = self._run(lambda: os.read(self._output, min(size, _CHUNK)))
-        try:
-            data = await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            self._stop()  # else it might never see an end
-            await ended(reading)
-            raise
+        # Without the stop it might never see an end.
+        data = await ended(self._run(lambda: os.read(self._output, min(size, _CHUNK))), self._stop)
         if not data:
             # What the source has to say comes before what its missing bytes look like.
             await self._feeding
