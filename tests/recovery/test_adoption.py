@@ -7,15 +7,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from containerd_hybrid.testing.ctr import Ctr
+from containerd_hybrid.testing.ctr import Ctr, end_ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import busybox_archive
 from containerd_hybrid.testing.leaks import remove_cgroups
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = pytest.mark.root
 IMAGE = "docker.io/library/busybox:latest"
@@ -43,22 +44,6 @@ def tasks(ctr: Ctr) -> dict[str, str]:
     """Status by container."""
     lines = ctr("task", "ls").splitlines()[1:]
     return {line.split()[0]: line.split()[2] for line in lines}
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.02)
-
-
-def end(client: subprocess.Popen[bytes]) -> None:
-    """A ctr whose daemon was killed may wait for ever."""
-    try:
-        client.wait(20)
-    except subprocess.TimeoutExpired:
-        client.kill()
-        client.wait()
 
 
 def bundle(daemon: DaemonProcess, token: str, id: str) -> Path:
@@ -184,7 +169,7 @@ def test_a_daemon_killed_while_it_makes_containers_leaves_none_half_made(
         time.sleep(delay)
         daemon.kill()
         for process in starting:
-            end(process)
+            end_ctr(process)
         daemon.start()
         known = tasks(ctr)
         folder = bundle(daemon, token, "x").parent

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import clean
 
-from containerd_hybrid.testing.ctr import Ctr
+from containerd_hybrid.testing.ctr import Ctr, end_ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import (
     ImageArchive,
@@ -25,6 +25,7 @@ from containerd_hybrid.testing.images import (
     write_archive,
 )
 from containerd_hybrid.testing.leaks import LeakCheck, mounts_below
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -68,7 +69,7 @@ class World:
         )
         time.sleep(after)
         self.daemon.kill()
-        end(process)
+        end_ctr(process)
         self.daemon.start()
 
     def bundles(self) -> set[str]:
@@ -100,6 +101,11 @@ class World:
         """The blobs that clients are told of."""
         return {digest.partition(":")[2] for digest in self.ctr("content", "ls", "-q").split()}
 
+    def _tasks_of_bundles(self) -> tuple[dict[str, str], ...]:
+        """The tasks, when they are those of the bundles; else nothing."""
+        tasks = self.tasks()
+        return (tasks,) if set(tasks) == self.bundles() else ()
+
     def assert_whole(self) -> None:
         """All that can be seen is all there: nothing is half-made."""
         for blob in self.blobs():
@@ -110,12 +116,8 @@ class World:
         assert not gone & self.listed()
         if self.ctr("image", "ls", "-q"):
             assert "complete" in self.ctr("image", "check"), self.ctr("image", "check")
-        give_up = time.monotonic() + 120
-        while (
-            set(tasks := self.tasks()) != self.bundles()
-        ):  # a shim that was about to leave may do so meanwhile
-            assert time.monotonic() < give_up, f"{tasks} and {self.bundles()}"
-            time.sleep(0.05)
+        # A shim that was about to leave may do so meanwhile.
+        tasks = until(self._tasks_of_bundles, lambda: f"{self.tasks()} and {self.bundles()}")[0]
         assert set(tasks.values()) <= {"CREATED", "RUNNING", "STOPPED"}
         assert set(tasks) <= set(self.ctr("container", "ls", "-q").split())
 
@@ -133,20 +135,8 @@ class World:
         until_empty("snapshots", self.snapshots)
 
 
-def end(client: subprocess.Popen[bytes]) -> None:
-    """ctr sometimes waits for ever when its daemon is killed under an import."""
-    try:
-        client.wait(20)
-    except subprocess.TimeoutExpired:
-        client.kill()
-        client.wait()
-
-
 def until_empty(name: str, what: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 120
-    while left := what():
-        assert time.monotonic() < give_up, f"left {name}: {left}"
-        time.sleep(0.05)
+    until(lambda: not what(), lambda: f"no {name}, but {what()}")
 
 
 @pytest.fixture
@@ -240,7 +230,7 @@ def test_killed_while_twenty_containers_come_and_go(world: World) -> None:
         time.sleep(moment)
         world.daemon.kill()
         for process in running:
-            end(process)
+            end_ctr(process)
         world.daemon.start()
         world.assert_whole()
         for task in world.tasks():

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from containerd_hybrid.testing.ctr import Ctr
 from containerd_hybrid.testing.daemon import DaemonProcess
 from containerd_hybrid.testing.images import BUSYBOX_IMAGE, busybox_archive
 from containerd_hybrid.testing.leaks import mounts_below
+from containerd_hybrid.testing.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -28,13 +29,6 @@ def ctr(daemon: DaemonProcess, token: str, tmp_path: Path) -> Iterator[Ctr]:
     ctr("image", "import", str(busybox_archive(tmp_path / "busybox.tar")))
     yield ctr
     clean(ctr)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.02)
 
 
 def folder_of_bundles(daemon: DaemonProcess, token: str) -> Path:

@@ -105,3 +105,12 @@ def find_ctr(major: int) -> str:
             return program
     where = "name one by CTR2" if major == 2 else "apt-get install containerd"
     raise NotFoundError(f"no ctr of containerd {major}.x is installed: {where}")
+
+
+def end_ctr(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a ctr whose daemon was killed under it; it may wait for ever, and is killed then."""
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

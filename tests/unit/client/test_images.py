@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import io
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from containerd_hybrid.errors import (
 )
 from containerd_hybrid.model import Digest, Platform, chain_id
 from containerd_hybrid.model.descriptor import OCI_MANIFEST
+from containerd_hybrid.testing.waiting import until_async
 from containerd_hybrid.transfer.api import Progress
 
 LAYER = tar_bytes({"file": b"content", "etc/": b""})
@@ -255,10 +255,11 @@ async def test_a_cancelled_import_leaves_nothing(daemon: TestDaemon) -> None:
     importing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await importing
-    give_up = time.monotonic() + 120
-    while (left := await daemon.world.leftovers()) and time.monotonic() < give_up:
-        await asyncio.sleep(0.01)
-    assert left == []
+
+    async def nothing_is_left() -> bool:
+        return await daemon.world.leftovers() == []
+
+    await until_async(nothing_is_left)
 
 
 async def test_a_receiver_that_fails_gets_its_own_error(daemon: TestDaemon, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from containerd_hybrid.client import pumps
 from containerd_hybrid.client.process import signal_number
 from containerd_hybrid.client.stdio import ProcessStreams, Streams
 from containerd_hybrid.errors import InvalidArgumentError
+from containerd_hybrid.testing.waiting import until_async
 
 
 def in_thread(work: Callable[[], object]) -> asyncio.Future[object]:
@@ -296,12 +297,10 @@ async def test_what_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 async def _no_threads() -> None:
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up:
-        if not [thread for thread in threading.enumerate() if thread.name.startswith("stdio")]:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError([thread.name for thread in threading.enumerate()])
+    def names() -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
+
+    await until_async(lambda: not [name for name in names() if name.startswith("stdio")], names)
 
 
 # --- signals

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from containerd_hybrid.errors import (
 )
 from containerd_hybrid.metadata.api import Transaction
 from containerd_hybrid.metadata.database import SqliteDatabase
+from containerd_hybrid.testing.waiting import until_async
 
 
 def insert(name: str, then: Callable[[Transaction], Any] = lambda tx: None) -> Callable[[Transaction], str]:
@@ -326,10 +326,7 @@ async def test_the_log_is_copied_into_the_file_when_nobody_writes(
 
     for number in range(20):
         await database.write(insert(f"n{number}"))
-    give_up = time.monotonic() + 120
-    while in_the_file() != 20:
-        assert time.monotonic() < give_up
-        await asyncio.sleep(0.01)
+    await until_async(lambda: in_the_file() == 20)
 
 
 @pytest.mark.parametrize("damage", ["header", "schema"])

@@ -24,6 +24,7 @@ from containerd_hybrid.rpc.front.adaptor import FrontAdaptor
 from containerd_hybrid.rpc.grpc_adaptor import GrpcAdaptor
 from containerd_hybrid.rpc.interceptors import CallMetrics, standard_interceptors, wrap_services
 from containerd_hybrid.rpc.sockets import SocketOwner
+from containerd_hybrid.testing.waiting import until_async
 
 US = SocketOwner(os.geteuid(), os.getegid())
 Code = grpc.StatusCode
@@ -104,11 +105,6 @@ async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
             while await call.read() is not grpc.aio.EOF:
                 pass
     return await call.code(), await call.details()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 # Calls
@@ -229,18 +225,18 @@ async def test_a_caller_that_cancels_cancels_the_handler(served: Served) -> None
     for start, text, name in ((served.once, "hang", "once"), (served.count_down, "0:hang", "count_down")):
         # One at a time: a call that is cancelled before its handler runs has no handler to cancel.
         call = start(text)
-        await until(lambda: served.handlers.running)
+        await until_async(lambda: served.handlers.running)
         call.cancel()
-        await until(lambda: not served.handlers.running)
+        await until_async(lambda: not served.handlers.running)
         assert served.handlers.cancelled[-1:] == [name]
 
 
 async def test_a_caller_that_dies_cancels_its_handlers(served: Served) -> None:
     other = grpc.aio.insecure_channel(f"unix:{served.path}", options=[("grpc.use_local_subchannel_pool", 1)])
     call = other.unary_unary(f"/{echo.NAME}/Once")(StringValue(value="hang").SerializeToString())
-    await until(lambda: served.handlers.running)
+    await until_async(lambda: served.handlers.running)
     await other.close()
-    await until(lambda: served.handlers.cancelled == ["once"])
+    await until_async(lambda: served.handlers.cancelled == ["once"])
     assert call.done()
 
 
@@ -249,7 +245,7 @@ async def test_the_deadline_of_the_caller(served: Served) -> None:
         assert (await status_of(served.once("hang", timeout=seconds)))[0] == Code.DEADLINE_EXCEEDED
         if served.handlers.calls:
             break  # or else its time was over before it came to the server
-    await until(lambda: served.handlers.cancelled and not served.handlers.running)
+    await until_async(lambda: served.handlers.cancelled and not served.handlers.running)
     assert set(served.handlers.cancelled) == {"once"}
 
 
@@ -296,7 +292,7 @@ async def test_drain_lets_work_finish_and_ends_what_only_waits(
     await served.start()
     working, watching = served.once("done"), served.count_down("1:hang")
     assert (await watching.read()).value == "1"
-    await until(lambda: served.handlers.running == 2)
+    await until_async(lambda: served.handlers.running == 2)
     draining = asyncio.create_task(served.adaptor.drain(600))
     assert await status_of(watching) == (Code.UNAVAILABLE, "the daemon is stopping")
     assert not served.path.exists()
@@ -308,10 +304,10 @@ async def test_drain_lets_work_finish_and_ends_what_only_waits(
 
 async def test_drain_gives_up_in_the_end(served: Served) -> None:
     call = served.once("hang")
-    await until(lambda: served.handlers.running)
+    await until_async(lambda: served.handlers.running)
     await served.adaptor.drain(0.05)
     assert (await status_of(call))[0] in {Code.UNAVAILABLE, Code.CANCELLED}
-    await until(lambda: served.handlers.cancelled == ["once"])
+    await until_async(lambda: served.handlers.cancelled == ["once"])
 
 
 # Sockets

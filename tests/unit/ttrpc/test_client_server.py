@@ -22,6 +22,7 @@ from containerd_hybrid.errors import (
     UnimplementedError,
 )
 from containerd_hybrid.proto.ttrpc import ttrpc_pb2 as pb
+from containerd_hybrid.testing.waiting import until_async
 from containerd_hybrid.ttrpc.api import ServerCall, ServerMethod, TtrpcClient
 from containerd_hybrid.ttrpc.client import Client, connect, socket_path
 from containerd_hybrid.ttrpc.frame import (
@@ -118,11 +119,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Fixture]:
         yield fixture
 
 
-async def until(condition: object) -> None:
-    while not condition():  # type: ignore[operator]
-        await asyncio.sleep(0.001)
-
-
 async def test_a_call_with_metadata_and_timeout(running: Fixture) -> None:
     client: TtrpcClient = running.client
     answer = await client.call("test.Echo", "Echo", b"hi", timeout=600, metadata={"Some-Key": "value"})
@@ -140,7 +136,7 @@ async def test_no_timeout_is_none_and_the_first_of_a_repeated_key_counts(running
 
 async def test_calls_share_the_connection_and_overtake_each_other(running: Fixture) -> None:
     slow = asyncio.create_task(running.client.call("test.Echo", "Echo", b"hang"))
-    await until(lambda: running.handlers.running)
+    await until_async(lambda: running.handlers.running)
     answers = await asyncio.gather(
         *(running.client.call("test.Echo", "Echo", str(n).encode()) for n in range(200))
     )
@@ -189,7 +185,7 @@ async def test_a_timeout_passes_and_the_late_answer_disturbs_nobody(running: Fix
 
 async def test_a_cancelled_call_is_forgotten(running: Fixture) -> None:
     call = asyncio.create_task(running.client.call("test.Echo", "Echo", b"hang"))
-    await until(lambda: running.handlers.running)
+    await until_async(lambda: running.handlers.running)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -199,17 +195,17 @@ async def test_a_cancelled_call_is_forgotten(running: Fixture) -> None:
 async def test_the_end_of_a_connection_cancels_its_handlers(running: Fixture) -> None:
     other = await connect(running.address)
     call = asyncio.create_task(other.call("test.Echo", "Echo", b"hang"))
-    await until(lambda: running.handlers.running)
+    await until_async(lambda: running.handlers.running)
     await other.close()
     with pytest.raises(UnavailableError, match="ttrpc: closed"):
         await call
-    await until(lambda: running.handlers.cancelled == 1)
+    await until_async(lambda: running.handlers.cancelled == 1)
     assert running.handlers.running == 0
 
 
 async def test_the_end_of_the_server_fails_every_pending_call(running: Fixture) -> None:
     calls = [asyncio.create_task(running.client.call("test.Echo", "Echo", b"hang")) for _ in range(3)]
-    await until(lambda: running.handlers.running == 3)
+    await until_async(lambda: running.handlers.running == 3)
     await running.server.close()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, UnavailableError) for result in results)
