@@ -64,6 +64,14 @@ fn rebuilt(recipe: &File, folder: &Path) -> layer::Result<Vec<u8>> {
     Ok(bytes_of(&sink))
 }
 
+/// That a recipe gives the layer, byte for byte; `what` names it.
+fn assert_repeated(blob: &[u8], what: impl std::fmt::Display) {
+    let folder = unpacked(blob);
+    let (recipe, made) = made(blob, folder.path());
+    assert!(matches!(made, Made::Recipe { .. }), "{what}: {made:?}");
+    assert!(rebuilt(&recipe, folder.path()).unwrap() == blob, "{what}");
+}
+
 /// A tree whose files are the most of it.
 fn grown() -> TempDir {
     let folder = tempdir().unwrap();
@@ -136,10 +144,7 @@ fn so_does_a_layer_of_any_archiver_and_what_is_behind_its_end() {
         let path = tree.path().to_str().unwrap();
         let mut blob = run("tar", &[&option, "-C", path, "-cf-", "."], b"");
         blob.extend_from_slice(b"behind the end");
-        let folder = unpacked(&blob);
-        let (recipe, made) = made(&blob, folder.path());
-        assert!(matches!(made, Made::Recipe { .. }), "{format}: {made:?}");
-        assert!(rebuilt(&recipe, folder.path()).unwrap() == blob, "{format}");
+        assert_repeated(&blob, format);
     }
 }
 
@@ -148,10 +153,7 @@ fn our_own_gzip_is_repeated_whatever_its_level() {
     let tree = grown();
     for level in 1..=9u8 {
         let blob = layer_of(tree.path(), DiffCompression::Gzip, Some(level.into()));
-        let folder = unpacked(&blob);
-        let (recipe, made) = made(&blob, folder.path());
-        assert!(matches!(made, Made::Recipe { .. }), "{level}: {made:?}");
-        assert!(rebuilt(&recipe, folder.path()).unwrap() == blob, "{level}");
+        assert_repeated(&blob, level);
     }
 }
 
